@@ -1,0 +1,72 @@
+"""What the whole core shares: the thread's current context, the structure epoch, and JAX's trace state.
+
+*Epoch*: one token for the whole process. Whatever changes the structure of an object that some cached layout has seen
+replaces the token; a cached layout is current when it was made under the token that stands now. Tokens are compared by
+identity and never reused, so a lost update between threads cannot make a stale layout look current.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+try:  # its home since JAX 0.10
+    from jax.extend.core import get_opaque_trace_state as _opaque_trace_state
+except ImportError:  # pragma: no cover - where 0.10.0 keeps it
+    from jax.core import get_opaque_trace_state as _opaque_trace_state
+
+trace_state: Callable[[], Any] = _opaque_trace_state
+
+#: The trace state of eager code. It is equal in all threads and contexts (checked: meshes, precision, x64, disable_jit).
+EAGER = trace_state()
+
+Tracer = jax.core.Tracer
+
+#: The aux data of an object that our own flatten leaves out (see `structure.flatten_args`).
+HOLE = object()
+
+
+class _Local(threading.local):
+    """The context of one thread. Class attributes are every thread's starting values."""
+
+    overlay: Any = None  # the innermost Overlay, or None in eager code
+    collector: Any = None  # a list while our own flatten wants Stateful objects as holes, see structure.flatten_args
+    restore: Any = None  # an iterator while our own unflatten puts them back
+    no_grad: bool = False
+    captures: tuple[Any, ...] = ()  # the active jm.capture blocks, outermost first
+    ambient: tuple[Any, ...] = (False,)  # no_grad and what is captured, as part of the key of a compiled program
+    generator: Any = None  # the Generator of the innermost use_rng block, or None
+
+
+tls = _Local()
+
+
+def set_ambient(*, no_grad: bool | None = None, captures: tuple[Any, ...] | None = None) -> None:
+    """Change this thread's modes, and the key that compiled programs know them by."""
+    if no_grad is not None:
+        tls.no_grad = no_grad
+    if captures is not None:
+        tls.captures = captures
+    ambient = (tls.no_grad, *[capture.key for capture in tls.captures])
+    tls.ambient = _Local.ambient if ambient == _Local.ambient else ambient  # ordinary code tests it by identity
+
+
+class _Epoch:
+    __slots__ = ("token",)
+
+    def __init__(self) -> None:
+        self.token = object()
+
+
+epoch = _Epoch()
+
+
+#: Functions that give the parts of a program's key that belong to the whole process (global hooks). A change in what
+#: one gives must `touch` the epoch.
+process_keys: list[Callable[[], Any]] = []
+
+
+def touch() -> None:
+    """Say that a structure has changed. Call it after the change, never before."""
+    epoch.token = object()

@@ -1,0 +1,174 @@
+"""`Stateful`: the base of everything whose state flows through transforms (Module, Optimizer, Generator).
+
+An attribute is *state* when it is an array, a box, another Stateful, or a plain container (kept in the `_slots`
+registry, inside a box, and given back as itself); everything else is *static* and part of the structure.
+"""
+
+import types
+from typing import Any, ClassVar, Self
+
+import jax
+
+from .box import Box, Parameter, Slot
+from .context import EAGER, touch, trace_state
+from .freeze import ATOMS, ContainerSlot, Node, is_container
+from .overlay import check_attribute, journal
+from .registry import Registry
+from .structure import is_bound_method, register_node
+
+_MISSING: Any = object()
+_INTERNAL = frozenset({"_slots"})
+
+
+class Stateful(Node):
+    """An object whose arrays flow through transforms and whose other attributes are part of the traced program.
+
+    A subclass's objects are pytree nodes: leaves are the arrays of its unique boxes, keyed by dotted names.
+    """
+
+    _registries: ClassVar[tuple[str, ...]] = ("_slots",)  # names of the dicts of boxes and objects, in order of the walk
+    _internal: ClassVar[frozenset[str]] = _INTERNAL  # attributes that are neither state nor static
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        state = trace_state()
+        self._birth = None if state == EAGER else state
+        self._layout = None
+        self._watched = False
+        self.__dict__["_slots"] = Registry()
+        return self
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register_node(cls)
+
+    # -- attributes ---------------------------------------------------------------------------------------------
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _NODE_SLOTS or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            self._set_plain(name, value)
+
+    def _set_plain(self, name: str, value: Any) -> None:
+        """Set an attribute that is registered as nothing: static, array or container."""
+        own = self.__dict__
+        slots = own["_slots"]
+        kind = type(value)
+        if kind not in ATOMS:
+            if isinstance(value, jax.Array):
+                return self._set_slot(name, value, Slot)
+            if isinstance(value, (Box, Node)):
+                own.pop(name, None)
+                slots[name] = value
+                return None
+            if is_container(value):
+                return self._set_slot(name, value, ContainerSlot)
+        old = own.get(name, _MISSING)
+        if old is value or (type(old) is kind and kind in _COMPARABLE and old == value):
+            return None
+        journal(own)
+        own[name] = value
+        if name in slots:
+            del slots[name]
+        if self._watched:
+            touch()
+        return None
+
+    def _set_slot(self, name: str, value: Any, kind: type[Box]) -> None:
+        slots = self.__dict__["_slots"]
+        box = slots.get(name)
+        if type(box) is kind:
+            box.value = value
+            return
+        check_attribute(value, self._birth)
+        if name in self.__dict__:
+            journal(self.__dict__)
+            del self.__dict__[name]
+        slots[name] = kind(value)
+
+    def __getattr__(self, name: str) -> Any:
+        slots = self.__dict__.get("_slots")
+        if slots is not None and name in slots:
+            box = slots[name]
+            return box.value if isinstance(box, (Slot, ContainerSlot)) else box
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        slots = self.__dict__["_slots"]
+        if name in slots:
+            del slots[name]
+            return
+        if name in self.__dict__:
+            journal(self.__dict__)
+        object.__delattr__(self, name)
+        if self._watched:
+            touch()
+
+    # -- copies -------------------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __copy__(self) -> Self:
+        new = type(self).__new__(type(self))
+        new.__dict__.update({k: Registry(v) if isinstance(v, Registry) else v for k, v in self.__dict__.items()})
+        return new
+
+    def _named_trainable(self) -> dict[str, Parameter]:
+        """What `jm.grad` differentiates when it is given this object: parameters by dotted name."""
+        return {}
+
+    # -- for core.structure ---------------------------------------------------------------------------------------
+    def _structure_extra(self) -> Any:
+        """What else of this object can make programs differ, as a hashable value."""
+        return None
+
+    def _parts(self, index: dict[int, int]) -> dict[str, Any]:
+        """The attribute dict with the objects of one walk replaced by their index; for a Template."""
+
+        def part(value: Any) -> Any:
+            if isinstance(value, Registry):
+                return _Registered({k: part(v) for k, v in value.items()})
+            if isinstance(value, Node) and id(value) in index:
+                return _Reference(index[id(value)])
+            if is_bound_method(value) and id(value.__self__) in index:
+                return _Reference(index[id(value.__self__)], value.__func__)
+            return value
+
+        return {name: part(value) for name, value in self.__dict__.items()}
+
+    def _assemble(self, parts: dict[str, Any], nodes: list[Any], boxes: dict[Box, Box]) -> None:
+        """The inverse of `_parts` on a new object, with other nodes and boxes."""
+
+        def whole(part: Any) -> Any:
+            if isinstance(part, _Registered):
+                return Registry({k: whole(v) for k, v in part.items.items()})
+            if isinstance(part, _Reference):
+                node = nodes[part.index]
+                return node if part.function is None else types.MethodType(part.function, node)
+            return boxes.get(part, part) if isinstance(part, Box) else part
+
+        self.__dict__.update({name: whole(part) for name, part in parts.items()})
+
+
+class _Registered:
+    __slots__ = ("items",)
+
+    def __init__(self, items: dict[Any, Any]) -> None:
+        self.items = items
+
+
+class _Reference:
+    __slots__ = ("function", "index")
+
+    def __init__(self, index: int, function: Any = None) -> None:
+        self.index = index
+        self.function = function
+
+
+_NODE_SLOTS = frozenset(Node.__slots__)
+_COMPARABLE = frozenset({str, bytes, int, bool})
+
+register_node(Stateful)

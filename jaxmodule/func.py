@@ -1,0 +1,199 @@
+"""A Module as a pure function of dicts of arrays: `functional_call`, `split`, `merge`, `stack_module_state`."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .core.box import Box, unbox
+from .core.effects import take
+from .core.errors import ImmutableError
+from .core.overlay import overlaid
+from .nn.module import Module
+
+
+def split(module: Module) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The parameters and the buffers of a module as plain dicts from dotted names to arrays. A tied one is there once.
+
+    Example:
+        >>> import jaxmodule as jm
+        >>> from jaxmodule import nn
+        >>> params, buffers = jm.split(nn.BatchNorm1d(2))
+        >>> list(params), list(buffers)
+        (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
+    """
+    return (
+        {str(name): box.value for name, box in module.named_parameters()},
+        {name: box.value for name, box in module.named_buffers()},
+    )
+
+
+def merge(module: Module, *states: Mapping[str, Any]) -> Module:
+    """A copy of `module` that holds the arrays of `states`; names that none of them has keep the module's.
+
+    Raises:
+        KeyError: a name is no parameter or buffer of the module.
+
+    Example:
+        >>> import jax, jaxmodule as jm
+        >>> from jaxmodule import nn
+        >>> model = nn.Linear(2, 1)
+        >>> params, buffers = jm.split(model)
+        >>> zeroed = jm.merge(model, jax.tree.map(lambda p: p * 0, params), buffers)
+        >>> float(abs(zeroed.weight.value).sum())
+        0.0
+    """
+    new: Any = jax.tree.map(lambda x: x, module)
+    boxes = _boxes(new)
+    for state in states:
+        for name, value in state.items():
+            if name not in boxes:
+                raise KeyError(f"{type(module).__name__} has no parameter or buffer {name!r}")
+            boxes[name].value = unbox(value)
+    return new
+
+
+def _boxes(module: Module) -> dict[str, Box]:
+    found: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    return found
+
+
+def functional_call(
+    module: Module,
+    parameter_and_buffer_dicts: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    tie_weights: bool = True,
+    strict: bool = False,
+    mutable: bool = False,
+) -> Any:
+    """Call a module with other parameters and buffers than its own: torch.func's `functional_call`.
+
+    Works in any JAX transform. What is not in the dicts is the module's own.
+
+    Args:
+        module: the module.
+        parameter_and_buffer_dicts: dotted name → array; or several such dicts.
+        args: the arguments of the call; one that is no tuple counts as the only one.
+        kwargs: its keyword arguments.
+        tie_weights: a value given for one name of a tied parameter stands for all of them.
+        strict: raise if a name is missing or unknown.
+        mutable: also return what the call wrote to the given values, as `{name: array}` (BatchNorm's new statistics).
+
+    Returns:
+        The module's output; with `mutable` the pair (output, written).
+
+    Raises:
+        ImmutableError: the call writes to a given buffer and `mutable` is False: the new value would be lost.
+        RuntimeError: `strict`, and the names don't match.
+        ValueError: two names of one tied parameter have different values.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxmodule as jm
+        >>> from jaxmodule import nn
+        >>> model = nn.Linear(2, 1)
+        >>> params, buffers = jm.split(model)
+        >>> loss = lambda params: jm.functional_call(model, params, jnp.ones((1, 2))).sum()
+        >>> jax.grad(loss)(params)["bias"]
+        Array([1.], dtype=float32)
+    """
+    given: dict[str, Any] = {}
+    for state in (parameter_and_buffer_dicts,) if isinstance(parameter_and_buffer_dicts, Mapping) else parameter_and_buffer_dicts:
+        repeated = given.keys() & state.keys()
+        if repeated:
+            raise ValueError(f"{sorted(repeated)} appeared in multiple dictionaries; behavior of functional call is ambiguous")
+        given.update(state)
+    boxes = _boxes(module)
+    if strict:
+        _check_names(boxes, given)
+    args = () if args is None else args if isinstance(args, tuple) else (args,)
+    if not tie_weights:
+        module = _untied(module, given)
+        boxes = _boxes(module)
+    values: dict[Any, Any] = {}
+    for name, value in given.items():
+        box = boxes.get(name)
+        if box is not None:
+            array = unbox(value)
+            if box in values and values[box] is not array:
+                same = [n for n, b in boxes.items() if b is box and n in given]
+                raise ValueError(f"functional_call got multiple values for keys {same}, which are tied. Pass tie_weights=False.")
+            values[box] = array
+    with overlaid(dict(values), closed=False) as overlay:
+        out = module(*args, **dict(kwargs or {}))
+        overlay.settle()
+        written = {name: overlay.values[box] for name, box in boxes.items() if box in overlay.written and box in values}
+        if written and not mutable:
+            raise ImmutableError(
+                f"functional_call ran code that writes {sorted(written)}, which it was given as values.",
+                "Pass mutable=True to get `(output, written)`, or put the module into eval mode.",
+            )
+        for box in values:
+            overlay.written.pop(box, None)
+        effects, arrays = take(overlay)
+    effects.apply(arrays)
+    return (out, written) if mutable else out
+
+
+def _check_names(boxes: dict[str, Box], given: dict[str, Any]) -> None:
+    by_box: dict[Box, list[str]] = {}
+    for name, box in boxes.items():
+        by_box.setdefault(box, []).append(name)
+    missing = [names[0] for names in by_box.values() if not any(name in given for name in names)]
+    unknown = [name for name in given if name not in boxes]
+    if missing or unknown:
+        parts = [f"Missing key(s): {missing}." if missing else "", f"Unexpected key(s): {unknown}." if unknown else ""]
+        raise RuntimeError("Error(s) in functional_call: " + " ".join(filter(None, parts)))
+
+
+def _untied(module: Module, given: dict[str, Any]) -> Module:
+    """A shallow copy of the tree in which each given name has a box of its own."""
+    copies: dict[int, Any] = {}
+
+    def visit(node: Module, path: str) -> Module:
+        new = copies[id(node)] = copy(node)
+        for registry in (new._parameters, new._buffers):
+            for name, box in list(registry.items()):
+                if box is not None and f"{path}{name}" in given:
+                    registry[name] = box._clone(box.value)
+        for name, child in list(new._modules.items()):
+            if child is not None:
+                new._modules[name] = visit(child, f"{path}{name}.")
+        return new
+
+    return visit(module, "")
+
+
+def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The parameters and buffers of equal models, each stacked along a new first axis, for `jax.vmap`.
+
+    Raises:
+        RuntimeError: there are no models, or they differ in class or in mode.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxmodule as jm
+        >>> from jaxmodule import nn
+        >>> models = [nn.Linear(3, 2) for _ in range(5)]
+        >>> params, buffers = jm.stack_module_state(models)
+        >>> call = lambda p, b, x: jm.functional_call(models[0], (p, b), x)
+        >>> jax.vmap(call, in_axes=(0, 0, None))(params, buffers, jnp.ones((4, 3))).shape
+        (5, 4, 2)
+    """
+    models = list(models)
+    if not models:
+        raise RuntimeError("stack_module_state: Expected at least one model, got 0.")
+    if len({type(m) for m in models}) > 1:
+        raise RuntimeError("stack_module_state: Expected all models to be of the same class.")
+    if len({m.training for m in models}) > 1:
+        raise RuntimeError("stack_module_state: Expected all models to have the same training/eval mode.")
+    states = [split(m) for m in models]
+    if len({tuple(p) + tuple(b) for p, b in states}) > 1:
+        raise RuntimeError("stack_module_state: Expected all models to have the same parameters and buffers.")
+    stacked = [
+        {name: jnp.stack([state[i][name] for state in states]) for name in states[0][i]} for i in range(2)
+    ]
+    return stacked[0], stacked[1]

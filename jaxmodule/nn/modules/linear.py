@@ -1,0 +1,109 @@
+"""The identity and the affine map."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax.typing import DTypeLike
+
+from .. import functional as F
+from .. import init
+from ..functional._common import ArrayLike
+from ..module import Module
+from ..parameter import Parameter
+from .utils import Placement, empty_parameter
+
+__all__ = ["Identity", "Linear"]
+
+
+class Identity(Module):
+    """Return the input: a placeholder for a layer.
+
+    Args:
+        args: anything. Arguments are accepted so that the class can stand in for any other, as in torch.
+        kwargs: anything.
+
+    Shape:
+        - Input and output: `(*)`.
+
+    Example:
+        >>> from jaxmodule import nn
+        >>> nn.Identity(54, anything=True)(3)
+        3
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, input: Any) -> Any:
+        """Return `input`."""
+        return input
+
+
+class Linear(Module):
+    r"""`y = x A^T + b`.
+
+    Args:
+        in_features: the size of the input's last dimension.
+        out_features: the size of the output's last dimension.
+        bias: whether to add `b`.
+        device: where the parameters live, a device or a sharding.
+        dtype: the parameters' dtype, float32 by default.
+
+    Shape:
+        - Input: `(*, in_features)`.
+        - Output: `(*, out_features)`.
+
+    Attributes:
+        weight: `A`, `(out_features, in_features)`, from U(-k, k) with `k = in_features ** -0.5`.
+        bias: `b`, `(out_features)`, from the same distribution, or None.
+
+    Raises:
+        RuntimeError: on call, the input has another number of features or another dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> nn.Linear(20, 30)(jnp.ones((128, 20))).shape
+        (128, 30)
+    """
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Placement | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = empty_parameter((out_features, in_features), device, dtype)
+        if bias:
+            self.bias = empty_parameter((out_features,), device, dtype)
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        if self.weight.size:
+            # With a = sqrt(5) He's bound is 1 / sqrt(fan_in): torch's way of writing LeCun's distribution.
+            init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None and self.bias.size:
+            bound = 1 / math.sqrt(self.in_features) if self.in_features > 0 else 0.0
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: ArrayLike) -> jax.Array:
+        """Apply the map to the last dimension."""
+        return F.linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

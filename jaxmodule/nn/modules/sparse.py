@@ -1,0 +1,180 @@
+"""The embedding table."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import jax
+from jax.typing import DTypeLike
+
+from ...core.box import unbox
+from .. import functional as F
+from .. import init
+from ..functional._common import ArrayLike
+from ..functional.embedding import SPARSE_MESSAGE
+from ..module import Module
+from ..parameter import Parameter
+from .utils import Placement, empty_parameter
+
+__all__ = ["Embedding"]
+
+
+class Embedding(Module):
+    """`weight[input]`: a learned row for each index.
+
+    Args:
+        num_embeddings: the number of rows.
+        embedding_dim: the size of a row.
+        padding_idx: the index of a row that starts as zeros and gets no gradient; negative counts from the back.
+        max_norm: before each look-up, scale the rows in question down to this norm, in the table itself.
+        norm_type: the `p` of that norm.
+        scale_grad_by_freq: divide a row's gradient by how often the row is looked up in the call.
+        sparse: must be False: JAX's arrays have no sparse gradients.
+        _weight: the table to start from.
+        _freeze: whether the table is not to be trained.
+        device: where the table lives, a device or a sharding.
+        dtype: its dtype, float32 by default.
+
+    Shape:
+        - Input: `(*)`, of any integer dtype.
+        - Output: `(*, embedding_dim)`.
+
+    Attributes:
+        weight: `(num_embeddings, embedding_dim)`, from N(0, 1).
+
+    Raises:
+        AssertionError: `padding_idx` is no row, or `_weight` has another shape.
+        ValueError: `sparse` is True.
+        IndexError: on call, an index is no row, where indices are concrete. See Note.
+
+    Note:
+        Under `jm.jit` no index can be checked: there a row of NaN stands for one out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> table = nn.Embedding(10, 3, padding_idx=0)
+        >>> table(jnp.array([[0, 2, 0, 5]])).shape
+        (1, 4, 3)
+    """
+
+    weight: Parameter
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: ArrayLike | None = None,
+        _freeze: bool = False,
+        device: Placement | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        super().__init__()
+        if sparse:
+            raise ValueError(SPARSE_MESSAGE)
+        if padding_idx is not None:
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise AssertionError(
+                    f"Padding_idx must be within num_embeddings, but got {padding_idx} for {num_embeddings} rows"
+                )
+            padding_idx %= num_embeddings
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.padding_idx = padding_idx
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self.sparse = sparse
+        shape = (num_embeddings, embedding_dim)
+        if _weight is None:
+            self.weight = empty_parameter(shape, device, dtype, requires_grad=not _freeze)
+            self.reset_parameters()
+            return
+        table = unbox(_weight)
+        if table.shape != shape:
+            raise AssertionError(
+                f"Shape of weight does not match num_embeddings and embedding_dim: {list(table.shape)}, not {list(shape)}"
+            )
+        table = table if dtype is None else table.astype(dtype)
+        self.weight = Parameter(table if device is None else jax.device_put(table, device), requires_grad=not _freeze)
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew, with zeros at `padding_idx`."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            self.weight.value = self.weight.value.at[self.padding_idx].set(0)
+
+    def forward(self, input: ArrayLike) -> jax.Array:
+        """Look the rows up."""
+        return F.embedding(
+            input,
+            self.weight,
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.sparse,
+        )
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, those at their default left out."""
+        parts = [
+            f"{self.num_embeddings}, {self.embedding_dim}",
+            f"padding_idx={self.padding_idx}" if self.padding_idx is not None else "",
+            f"max_norm={self.max_norm}" if self.max_norm is not None else "",
+            f"norm_type={self.norm_type}" if self.norm_type != 2 else "",
+            f"scale_grad_by_freq={self.scale_grad_by_freq}" if self.scale_grad_by_freq is not False else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: ArrayLike,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Self:
+        """A layer round an existing table.
+
+        Args:
+            embeddings: the table, `(num_embeddings, embedding_dim)`. Its row `padding_idx` is kept as it is.
+            freeze: whether it is not to be trained.
+            padding_idx: see the class.
+            max_norm: see the class.
+            norm_type: see the class.
+            scale_grad_by_freq: see the class.
+            sparse: see the class.
+
+        Raises:
+            AssertionError: the table is not a matrix.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from jaxmodule import nn
+            >>> nn.Embedding.from_pretrained(jnp.array([[1.0, 2.3], [4.0, 5.1]]))(jnp.array(1)).round(1).tolist()
+            [4.0, 5.1]
+        """
+        table = unbox(embeddings)
+        if table.ndim != 2:
+            raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, but is {list(table.shape)}")
+        rows, columns = table.shape
+        return cls(
+            rows,
+            columns,
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+            _weight=table,
+            _freeze=freeze,
+        )

@@ -1,0 +1,5 @@
+"""`torch.nn.parameter`'s names."""
+
+from ..core.box import Buffer, Parameter
+
+__all__ = ["Buffer", "Parameter"]

@@ -1,0 +1,205 @@
+"""Compiled programs: a function of objects as a pure function of arrays, and what its outputs mean.
+
+A `Program` belongs to one structure. Each of its traces describes itself in a `Spec`, which travels as the aux data of
+the output pytree: so whatever trace JAX picks for a call, the caller gets that trace's description with the arrays.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ..core.box import Box, GradBox, ParamName
+from ..core.context import EAGER, tls, trace_state
+from ..core.effects import Effects, take
+from ..core.overlay import Overlay, overlaid
+from ..core.structure import Layout, flatten_args, unflatten_args
+
+
+class Spec:
+    """What one trace of a program found, kept in the output's treedef so that it belongs to that trace's outputs."""
+
+    __slots__ = ("effects", "objects", "out_tree", "renames", "structural", "wrote")
+
+    def __init__(self) -> None:
+        self.effects: Effects
+        self.wrote: list[int] = []  # positions, in the layout's targets, of effects.boxes
+        self.out_tree: Any = None
+        self.objects: list[tuple[str, Any]] = []
+        self.renames: list[tuple[Any, list[int]]] = []
+        self.structural = False
+
+
+class Result:
+    def __init__(self, spec: Spec, out: list[Any], effects: list[Any]) -> None:
+        self.parts = (spec, (out, effects))
+
+
+jax.tree_util.register_pytree_node(
+    Result, lambda r: (r.parts[1], r.parts[0]), lambda spec, children: (spec, children)
+)
+
+
+class Plan:
+    """How to call a program with particular objects: where their boxes are."""
+
+    __slots__ = ("_roots", "_written", "layout", "program", "targets")
+
+    def __init__(self, layout: Layout, program: "Program") -> None:
+        self.layout = layout
+        self.program = program
+        self.targets = layout.targets()
+        self._written: dict[Spec, tuple[list[Box], bool]] = {}
+
+    def call(self, objects: list[Any], leaves: list[Any]) -> Any:
+        """Run the program on these objects, whose layout the plan has; returns the function's value."""
+        program = self.program
+        values = self.layout.values()
+        if program.donate:
+            values = _unaliased(values, self.layout.boxes)
+        program.pending.call = (self.layout, objects)
+        try:
+            spec, (out, arrays) = program.compiled(values, leaves)
+        finally:
+            program.pending.call = None
+        written = self._written.get(spec)
+        if written is None:
+            boxes = [self.targets[i] for i in spec.wrote]
+            written = self._written[spec] = (boxes, not any(isinstance(box, GradBox) for box in boxes))
+        boxes, plain = written
+        spec.effects.apply(arrays, boxes, fast=plain and tls.overlay is None and trace_state() == EAGER)
+        return spec, output(spec, out, self.layout)
+
+    def watch(self, objects: list[Any], forget: Callable[[Any], None]) -> None:
+        """Call `forget` as soon as one of the objects is gone: the plan holds boxes, and must not outlive them."""
+        self._roots = [weakref.ref(obj, forget) for obj in objects]
+
+
+def output(spec: Spec, out: list[Any], layout: Layout) -> Any:
+    """What the function returned, with this call's objects in it."""
+    if not spec.objects and not spec.renames:
+        return jax.tree_util.tree_unflatten(spec.out_tree, out)
+    targets = layout.targets()
+    objects = []
+    end = len(out)
+    for kind, what in reversed(spec.objects):
+        if kind == "tree":
+            tree, start = what
+            objects.append(jax.tree_util.tree_unflatten(tree, out[start:end]))
+            end = start
+        elif kind == "box":
+            objects.append(targets[what])
+        else:
+            objects.append(layout.nodes[what]() if kind == "node" else what)
+    value = unflatten_args(spec.out_tree, out[:end], objects[::-1])
+    _rename(value, spec.renames, targets)
+    return value
+
+
+def _unaliased(values: list[Any], boxes: list[Box]) -> list[Any]:
+    """The values to donate: a second reference to one array, and generators' states, are replaced by copies."""
+    seen: set[int] = set()
+    for i, value in enumerate(values):
+        if id(value) in seen or (i < len(boxes) and boxes[i]._foreign):
+            values[i] = value.copy()
+        seen.add(id(values[i]))
+    return values
+
+
+class Program:
+    """A `jax.jit` function of one structure; it is traced again by JAX for other shapes and dtypes."""
+
+    def __init__(self, function: Callable[..., Any], treedef: Any, statics: Any, donate: bool) -> None:
+        self.function = function
+        self.treedef = treedef
+        self.statics = statics
+        self.donate = donate
+        self.pending = threading.local()
+
+        def pure(values: list[Any], leaves: list[Any]) -> Result:
+            return self._pure(values, leaves)
+
+        pure.__name__ = pure.__qualname__ = getattr(function, "__name__", "function")  # names the program in profiles
+        self.compiled = jax.jit(pure, donate_argnums=(0,) if donate else ())
+
+    def _pure(self, values: list[Any], leaves: list[Any]) -> Result:
+        layout, objects = self.pending.call
+        bound, containers = layout.bind(values)
+        with overlaid(bound, closed=True) as overlay:
+            for box, container in containers:
+                box._hand_out(overlay, container)
+            args, kwargs = unflatten_args(self.treedef, leaves, objects)
+            out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
+            if self.donate:  # what is donated and not written comes back as it is, or the box would hold a dead array
+                for box in layout.boxes:
+                    overlay.written.setdefault(box)
+            spec, out_leaves, arrays = describe(overlay, layout, objects, out)
+        return Result(spec, out_leaves, arrays)
+
+
+def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> tuple[Spec, list[Any], list[Any]]:
+    """The outputs of a traced call: the function's own, with references for the objects in it, and the effects."""
+    spec = Spec()
+    after = Layout(objects) if overlay.journal else layout
+    spec.structural = after.structure is not layout.structure or after.targets() != layout.targets()
+    births = [box for box in after.targets() if box in overlay.born] if spec.structural else []
+    spec.effects, arrays = take(overlay, births)
+    spec.effects.emitted = [(tls.captures.index(sink), *rest) for sink, *rest in spec.effects.emitted]
+    position = {box: i for i, box in enumerate(layout.targets())}
+    spec.wrote = [position[box] for box in spec.effects.boxes]
+    paths, _ = jax.tree_util.tree_flatten_with_path(out)
+    leaves, spec.out_tree, found = flatten_args(out)
+    spec.renames = _renames(paths, position)
+    nodes = {id(ref()): i for i, ref in enumerate(after.nodes)}
+    for item in found:
+        if isinstance(item, Box):
+            if item in position:
+                spec.objects.append(("box", position[item]))
+            elif item in births:
+                spec.objects.append(("self", item))
+            else:
+                spec.objects.append(("tree", (jax.tree_util.tree_structure(item), len(leaves))))
+                leaves.append(item.value)
+        elif id(item) in nodes and not spec.structural:
+            spec.objects.append(("node", nodes[id(item)]))
+        elif id(item) in nodes or not _born(item, overlay):
+            spec.objects.append(("self", item))
+        else:
+            inside, tree = jax.tree_util.tree_flatten(item)
+            spec.objects.append(("tree", (tree, len(leaves))))
+            leaves += inside
+    return spec, leaves, arrays
+
+
+def _born(node: Any, overlay: Overlay) -> bool:
+    return node._birth == overlay.state or any(box in overlay.born for box in Layout((node,)).targets())
+
+
+def _renames(paths: list[tuple[Any, Any]], position: dict[Box, int]) -> list[tuple[Any, list[int]]]:
+    """The gradient dicts in an output: where they are, and which boxes their names stand for."""
+    found: dict[Any, list[int]] = {}
+    for path, _ in paths:
+        for depth, key in enumerate(path):
+            name = getattr(key, "key", None)
+            if isinstance(name, ParamName) and name.box in position:
+                found.setdefault(path[:depth], []).append(position[name.box])
+                break
+    return list(found.items())
+
+
+def _rename(out: Any, renames: list[tuple[Any, list[int]]], targets: list[Box]) -> None:
+    """Let gradient dicts name the boxes of this call's objects, not those of the objects that were traced."""
+    for path, positions in renames:
+        grads = out
+        for key in path:
+            if isinstance(key, jax.tree_util.SequenceKey):
+                grads = grads[key.idx]
+            else:
+                grads = grads[key.key] if isinstance(key, jax.tree_util.DictKey) else getattr(grads, key.name)
+        first = next(iter(grads))
+        if first.box is not targets[positions[0]] and len(grads) == len(positions):
+            items = [(ParamName(str(k), targets[i]), v) for (k, v), i in zip(grads.items(), positions, strict=True)]
+            grads.clear()
+            grads.update(items)

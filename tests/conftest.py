@@ -1,0 +1,66 @@
+"""The strict floor of the suite, and what each test starts from: no implicit promotion, no warnings, a known seed."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Before JAX starts. Four CPU devices, so that `.to(device)` and shardings have somewhere to go; under xdist the
+# processes share the cores, so each keeps to one thread.
+_FLAGS = ["--xla_force_host_platform_device_count=4"]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import jaxmodule as jm  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_HERE = Path(__file__).parent
+_HAS_ORACLE = importlib.util.find_spec("torch") is not None
+
+# Not a skip: where torch isn't installed these tests don't exist (the newest-JAX run). `make test` fails without torch.
+collect_ignore = [] if _HAS_ORACLE else ["parity"]
+
+if _HAS_ORACLE:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="seed of numpy and of jaxmodule at the start of each test")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    oracle = f"oracle torch {torch.__version__}" if _HAS_ORACLE else "no torch: tests/parity not collected"
+    return f"jax {jax.__version__}, {oracle}, seed {config.getoption('--seed')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE / "parity" in item.path.parents:
+            item.add_marker(pytest.mark.parity)
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    seed = request.config.getoption("--seed")
+    np.random.seed(seed)
+    jm.manual_seed(seed)
+    if _HAS_ORACLE:
+        torch.manual_seed(seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"--seed {item.config.getoption('--seed')}"))
+    return report

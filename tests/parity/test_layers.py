@@ -1,0 +1,193 @@
+"""Every layer against torch's of the same name and arguments, loaded strictly with its weights.
+
+Outputs, gradients of inputs and parameters, and parameters and buffers after five steps of training. The tolerance is
+each row's, relative to the largest value compared; the default is 1e-5.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxmodule as jm
+from jaxmodule import nn
+from tests.parity.oracle import assert_close, to_torch
+from tests.zoo import BAD, BAD_IDS, IDS, ROWS, Bad, Row
+
+every_layer = pytest.mark.parametrize("row", ROWS, ids=IDS)
+LAYERS = sorted({row.layer for row in ROWS})
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+
+def pair(row: Row) -> tuple[nn.Module, torch.nn.Module]:
+    ours, theirs = row.make(), row.make_torch()
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def first(output: Any) -> Any:
+    """The floating-point output: pooling with indices returns two."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def run_torch(module: torch.nn.Module, inputs: tuple[np.ndarray, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
+    """The output, and the gradients of inputs and parameters for a fixed cotangent."""
+    tensors = [to_torch(x) for x in inputs]
+    for tensor in tensors:
+        tensor.requires_grad_(tensor.is_floating_point())
+    module.zero_grad()
+    output = module(*tensors)
+    value = first(output)
+    if value.requires_grad:
+        value.backward(torch.from_numpy(cotangent(tuple(value.shape))))
+    of_inputs = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors if t.is_floating_point()]
+    return output, of_inputs, {name: p.grad for name, p in module.named_parameters()}
+
+
+def run_ours(module: nn.Module, inputs: tuple[np.ndarray, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
+    """As `run_torch`, compiled."""
+    arrays = [jnp.asarray(x) for x in inputs]
+    floating = [i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def loss(module: nn.Module, moving: list[jax.Array]) -> tuple[jax.Array, Any]:
+        full = list(arrays)
+        for i, x in zip(floating, moving, strict=True):
+            full[i] = x
+        output = module(*full)
+        return jnp.sum(first(output) * cotangent(first(output).shape)), output
+
+    run = jm.jit(jm.grad(loss, argnums=(0, 1), has_aux=True))
+    (of_parameters, of_inputs), output = run(module, [arrays[i] for i in floating])
+    return output, of_inputs, of_parameters
+
+
+def cotangent(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(11).standard_normal(shape).astype(np.float32)
+
+
+def assert_all_close(ours: Any, theirs: Any, rtol: float) -> None:
+    for what, mine, other in (("input", ours[1], theirs[1]), ("parameter", ours[2], theirs[2])):
+        assert len(mine) == len(other)
+        names = range(len(mine)) if isinstance(mine, list) else mine
+        for name in names:
+            assert_close(mine[name], other[name], rtol, f"gradient of {what} {name}")
+    outputs = zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True)
+    for mine, other in outputs:
+        assert_close(mine, other, rtol)
+
+
+# A random mask has no counterpart in torch: its distribution is tested in test_functional.py.
+MODES = [(row, training) for row in ROWS for training in (True, False) if not (row.random and training)]
+
+
+@pytest.mark.parametrize(("row", "training"), MODES, ids=[f"{r.id}-{'train' if t else 'eval'}" for r, t in MODES])
+def test_outputs_and_gradients(row: Row, training: bool) -> None:
+    ours, theirs = pair(row)
+    ours.train(training)
+    theirs.train(training)
+    if row.layer == "BatchNorm1d" or row.modes_differ:  # statistics other than the initial 0 and 1
+        theirs.train()(*map(to_torch, row.inputs(9)))
+        theirs.train(training)
+        ours.load_state_dict(theirs.state_dict())
+    assert_all_close(run_ours(ours, row.inputs(0)), run_torch(theirs, row.inputs(0)), row.rtol)
+
+
+@every_layer
+def test_five_steps_of_training(row: Row) -> None:
+    ours, theirs = pair(row)
+    if row.random:
+        ours.eval()
+        theirs.eval()
+    for seed in range(5):
+        inputs = row.inputs(seed)
+        gradients = run_ours(ours, inputs)[2]
+        run_torch(theirs, inputs)
+        for name, gradient in gradients.items():
+            parameter = ours.get_parameter(name)
+            parameter.value = parameter.value - 0.05 * gradient
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter -= 0.05 * parameter.grad
+    expected = theirs.state_dict()
+    assert list(ours.state_dict()) == list(expected)
+    for name, value in ours.state_dict().items():
+        assert_close(value, expected[name], row.rtol, name)
+
+
+@every_layer
+def test_repr_is_torchs(row: Row) -> None:
+    assert repr(row.make()) == repr(row.make_torch())
+
+
+@every_layer
+def test_state_dict_has_torchs_names_shapes_and_dtypes(row: Row) -> None:
+    ours, theirs = row.make().state_dict(), row.make_torch().state_dict()
+    integer = str(jnp.zeros((), int).dtype)
+    assert {name: (tuple(v.shape), str(v.dtype)) for name, v in ours.items()} == {
+        name: (tuple(v.shape), str(v.dtype).removeprefix("torch.").replace("int64", integer))
+        for name, v in theirs.items()
+    }
+
+
+@every_layer
+def test_initial_values_have_torchs_distribution(row: Row) -> None:
+    ours, theirs = row.make().state_dict(), row.make_torch().state_dict()
+    for name, value in ours.items():
+        mine, other = np.asarray(value, np.float64), theirs[name].double().numpy()
+        if np.unique(other).size <= 2:  # constants
+            np.testing.assert_array_equal(mine, other, err_msg=name)
+        else:  # the same scale: a distribution is told from its neighbours in tests of nn.init, with more samples
+            assert np.abs(mine).max() <= 6 * np.abs(other).max(), name
+            assert np.abs(mine).max() >= np.abs(other).max() / 6, name
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_constructor_arguments_are_torchs(name: str) -> None:
+    def arguments(cls: type) -> list[tuple[str, Any, Any]]:
+        return [(p.name, p.default, p.kind) for p in inspect.signature(cls).parameters.values()]
+
+    if not inspect.signature(getattr(nn, name)).parameters:  # torch's base class takes and refuses anything
+        with pytest.raises(TypeError):
+            getattr(torch.nn, name)(1)
+        return
+    assert arguments(getattr(nn, name)) == arguments(getattr(torch.nn, name))
+
+
+@pytest.mark.parametrize(
+    ("row", "bad"),
+    [(r, b) for r, b in BAD if b.torch_raises],
+    ids=[i for i, (_, b) in zip(BAD_IDS, BAD, strict=True) if b.torch_raises],
+)
+def test_torch_raises_the_same(row: Row, bad: Bad) -> None:
+    def use() -> None:
+        if bad.args is not None:
+            kwargs = {k: to_torch(v) if isinstance(v, np.ndarray) else v for k, v in bad.kwargs.items()}
+            getattr(torch.nn, row.layer)(*bad.args, **kwargs)
+        else:
+            row.make_torch()(*map(to_torch, bad.inputs))
+
+    with pytest.raises(bad.kind):
+        use()
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args:UserWarning")
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "MSELoss", "BCEWithLogitsLoss"])
+@pytest.mark.parametrize(
+    "options", [{"size_average": False}, {"reduce": False}, {"size_average": True, "reduce": True}]
+)
+def test_legacy_loss_arguments(name: str, options: dict[str, bool]) -> None:
+    assert getattr(nn, name)(**options).reduction == getattr(torch.nn, name)(**options).reduction
+
+
+def test_implicit_softmax_dimension_warns() -> None:
+    for layer in (nn.Softmax(), nn.LogSoftmax()):
+        with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
+            layer(np.zeros((2, 3), np.float32))
+        assert caught[0].filename == __file__

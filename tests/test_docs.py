@@ -1,0 +1,69 @@
+"""Every example that a reader can copy runs: docstrings, README.md, docs/."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmodule as jm
+from jaxmodule import nn
+from jaxmodule.nn import functional as F
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What an example may use without importing it: the names that every page of the documentation uses.
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "jm": jm, "nn": nn, "F": F}
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def blocks(page: Path) -> Iterator[tuple[int, str]]:
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        yield text.count("\n", 0, match.start()) + 1, match.group(1)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page(page, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other in one namespace, as a reader would type them in."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"__name__": "__main__"}
+    for line, code in blocks(page):
+        tree = ast.parse(code, str(page))
+        ast.increment_lineno(tree, line)  # a failure points into the page
+        exec(compile(tree, str(page), "exec"), namespace)
+
+
+def test_every_fence_of_code_is_one_that_runs():
+    """`py`, `Python` or an indented fence would never be executed."""
+    for page in PAGES:
+        opened = re.findall(r"^\s*```+\s*(\w+)", page.read_text(), re.MULTILINE)
+        assert set(opened) <= {"python", "bash", "text"}, page
+        assert opened.count("python") == len(list(blocks(page))), page
+
+
+def documented() -> list[doctest.DocTest]:
+    names = [found.name for found in pkgutil.walk_packages(jm.__path__, "jaxmodule.")]
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [importlib.import_module(name) for name in ["jaxmodule", *names]]
+    tests = [test for module in modules for test in finder.find(module) if test.examples]
+    return list({(test.filename, test.lineno, test.name): test for test in tests}.values())
+
+
+@pytest.mark.parametrize("example", documented(), ids=lambda example: example.name)
+def test_docstring(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not any(doctest.SKIP in line.options for line in example.examples), "no example is skipped"
+    example.globs = {**NAMES, **example.globs}
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=FLAGS).run(example, out=report.append)
+    assert not report, "".join(report)
