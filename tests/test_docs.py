@@ -46,7 +46,7 @@ def test_page(page, tmp_path, monkeypatch):
 def test_every_fence_of_code_is_one_that_runs():
     """`py`, `Python` or an indented fence would never be executed."""
     for page in PAGES:
-        opened = re.findall(r"^\s*```+\s*(\w+)", page.read_text(), re.MULTILINE)
+        opened = re.findall(r"^[ \t]*```+[ \t]*(\w+)", page.read_text(), re.MULTILINE)
         assert set(opened) <= {"python", "bash", "text"}, page
         assert opened.count("python") == len(list(blocks(page))), page
 

@@ -250,7 +250,7 @@ def _chunk(
         mean, std = numbers
         # The open end keeps erf_inv finite.
         above = np.nextafter(np.array(-1, draw), np.array(0, draw), dtype=draw)
-        sample = np.array(np.sqrt(2), draw) * lax.erf_inv(_to_uniform(*bits, draw, above, np.array(1, draw)))
+        sample = lax.erf_inv(_to_uniform(*bits, draw, above, np.array(1, draw))) * np.array(np.sqrt(2), draw)
         return (sample * std + mean).astype(dtype)
     low, high, *rest = numbers
     return _truncate(_to_uniform(*bits, draw, low, high), *rest, dtype=dtype)
@@ -274,7 +274,7 @@ def _truncate(
     dtype: np.dtype,
 ) -> jax.Array:
     """The inverse distribution function of the truncated normal, then clip, scaling, rounding and clip."""
-    sample = np.array(np.sqrt(2), u.dtype) * lax.erf_inv(u)
+    sample = lax.erf_inv(u) * np.array(np.sqrt(2), u.dtype)
     inf = np.array(np.inf, u.dtype)
     sample = jnp.clip(sample, lax.nextafter(lower, inf), lax.nextafter(upper, -inf))
     return jnp.clip((sample * std + mean).astype(dtype), low.astype(dtype), high.astype(dtype))

@@ -171,9 +171,9 @@ def test_conv_errors(x: Any, w: Any, b: Any, options: dict[str, Any], match: str
 
 def test_conv_mixed_dtypes_are_an_error() -> None:
     x, w = jnp.ones((1, 2, 4, 4)), jnp.ones((3, 2, 3, 3))
-    with pytest.raises(RuntimeError, match="Input type .bfloat16. and weight type .float32. should be the same"):
+    with pytest.raises(RuntimeError, match=r"Input type .bfloat16. and weight type .float32. should be the same"):
         F.conv2d(x.astype(jnp.bfloat16), w)
-    with pytest.raises(RuntimeError, match="Input type .float32. and bias type .float16. should be the same"):
+    with pytest.raises(RuntimeError, match=r"Input type .float32. and bias type .float16. should be the same"):
         F.conv2d(x, w, jnp.ones(3, jnp.float16))
 
 
@@ -398,7 +398,7 @@ def test_dropout_edges() -> None:
     assert F.dropout(x, 1.0).tolist() == [0.0] * 4
     same_error(lambda: F.dropout(x, 1.5), lambda: TF.dropout(torch.ones(3), 1.5))
     same_error(lambda: F.dropout(jnp.arange(3)), lambda: TF.dropout(torch.arange(3)))
-    with pytest.raises(ValueError, match="has to be between 0 and 1, but got -0.5"):
+    with pytest.raises(ValueError, match=r"has to be between 0 and 1, but got -0.5"):
         F.dropout(x, -0.5)
 
 

@@ -61,9 +61,13 @@ class _BatchNorm(Module):
 
     def reset_running_stats(self) -> None:
         """Forget the batches seen: mean 0, variance 1, count 0."""
-        for box, start in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+        for box, fill in (
+            (self.running_mean, init.zeros_),
+            (self.running_var, init.ones_),
+            (self.num_batches_tracked, init.zeros_),
+        ):
             if box is not None:
-                box.fill_(start)
+                fill(box)
 
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, and no batches seen."""

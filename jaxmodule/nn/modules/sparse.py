@@ -98,7 +98,8 @@ class Embedding(Module):
         table = unbox(_weight)
         if table.shape != shape:
             raise AssertionError(
-                f"Shape of weight does not match num_embeddings and embedding_dim: {list(table.shape)}, not {list(shape)}"
+                "Shape of weight does not match num_embeddings and embedding_dim: "
+                f"{list(table.shape)}, not {list(shape)}"
             )
         table = table if dtype is None else table.astype(dtype)
         self.weight = Parameter(table if device is None else jax.device_put(table, device), requires_grad=not _freeze)
