@@ -64,8 +64,8 @@ def convnet(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[..., jax.Array], tuple[int, ...]]] = {
-    "MLP, 8 × 256, batch 512": (MLP, mlp, (512, 256)),
-    "conv net, batch 16 of 32×32": (ConvNet, convnet, (16, 3, 32, 32)),
+    "MLP, 8 layers of 256, batch 512": (MLP, mlp, (512, 256)),
+    "conv net, batch 16 of 32x32": (ConvNet, convnet, (16, 3, 32, 32)),
 }
 
 

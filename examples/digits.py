@@ -21,6 +21,7 @@ from jaxmodule import nn
 from jaxmodule.nn import functional as F
 
 BATCH = 64
+KINDS = ("loss", "accuracy")
 
 
 class Block(nn.Module):
@@ -75,7 +76,7 @@ def load_data(seed: int):
 
 
 def train(model, optimizer, train_set, val_set, epochs: int, seed: int) -> dict[str, list[float]]:
-    history = {"train loss": [], "val loss": [], "train accuracy": [], "val accuracy": []}
+    history = {f"{part} {kind}": [] for part in ("train", "val") for kind in KINDS}
     x_train, y_train = train_set
     shuffle = np.random.default_rng(seed)
     steps = len(x_train) // BATCH  # the last, smaller batch is left out: one shape, one compilation
@@ -95,13 +96,13 @@ def train(model, optimizer, train_set, val_set, epochs: int, seed: int) -> dict[
 
             model.eval()
             val_loss, val_accuracy, _ = evaluate(model, *val_set)
-            history["train loss"].append(sum(losses) / steps)
-            history["train accuracy"].append(sum(accuracies) / steps)
-            history["val loss"].append(float(val_loss))
-            history["val accuracy"].append(float(val_accuracy))
-            status = ", ".join(f"{name} {values[-1]:.3f}" for name, values in history.items())
-            progress.update(task, description=f"epoch {epoch + 1}/{epochs}", status=status)
-            progress.console.print(f"epoch {epoch + 1:2d}  {status}", highlight=False)
+            train_loss, train_accuracy = sum(losses) / steps, sum(accuracies) / steps
+            numbers = train_loss, train_accuracy, float(val_loss), float(val_accuracy)
+            for values, number in zip(history.values(), numbers, strict=True):
+                values.append(number)
+            line = "loss {0:.3f} (held out {2:.3f})  accuracy {1:.3f} (held out {3:.3f})".format(*numbers)
+            progress.console.print(f"epoch {epoch + 1:2d}  {line}", highlight=False)
+            progress.update(task, status=f"held-out accuracy {numbers[3]:.3f}")
     return history
 
 
@@ -116,7 +117,7 @@ def plot(path: Path, history: dict[str, list[float]], x, y, predicted) -> None:
     curves, digits = figure.subfigures(2, 1, height_ratios=[3, 2])
 
     epochs = range(1, len(history["val loss"]) + 1)
-    for axes, quantity in zip(curves.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, quantity in zip(curves.subplots(1, 2), KINDS, strict=True):
         axes.plot(epochs, history[f"train {quantity}"], label="training (with dropout)")
         axes.plot(epochs, history[f"val {quantity}"], label="held out")
         axes.set(xlabel="epoch", ylabel=quantity)

@@ -1,23 +1,26 @@
 """The benchmarks still run, and what they compare is the same. Times are never asserted; bytes are."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from benchmarks import memory
 
-DISPATCH = Path(__file__).parent.parent / "benchmarks" / "dispatch.py"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_dispatch_runs_and_agrees_with_raw_jax(optimizer):
     """The script itself compares the outputs, and the loss after ten steps, with those of raw JAX."""
     arguments = "--blocks 2 --frameworks jm --repeats 2 --slice 0.001 --json --markdown --optimizer".split()
-    command = [sys.executable, str(DISPATCH), *arguments, optimizer]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "benchmarks" / "dispatch.py"), *arguments, optimizer]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     figures, end = json.JSONDecoder().raw_decode(done.stdout)
     (result,) = figures["results"]
@@ -28,5 +31,7 @@ def test_dispatch_runs_and_agrees_with_raw_jax(optimizer):
 
 @pytest.mark.parametrize("case", memory.CASES)
 def test_a_training_step_needs_the_memory_of_the_hand_written_one(case):
-    own, raw = memory.measure(case)["temp_size_in_bytes"]
+    # optax's Adam raises a Python float to the power of an int32 count.
+    with jax.numpy_dtype_promotion("standard"):
+        own, raw = memory.measure(case)["temp_size_in_bytes"]
     assert own <= 1.01 * raw

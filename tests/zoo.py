@@ -310,8 +310,13 @@ POOLING = [
     Row("AvgPool2d", _IMAGE, (2,), bad=_POOL_BAD),
     Row("AvgPool2d", _IMAGE, ((3, 2), (2, 1), (1, 0)), {"ceil_mode": True, "count_include_pad": False}),
     Row("AvgPool2d", _IMAGE, (3, 2, 1, True), {"divisor_override": 5}),
-    Row("AdaptiveAvgPool2d", _IMAGE, (1,), bad=(Bad(RuntimeError, "Expected 3D or 4D", inputs=(zeros(5, 5),)),)),
-    Row("AdaptiveAvgPool2d", _IMAGE, ((3, None),)),
+    Row("AdaptiveAvgPool2d", _IMAGE, (1,)),
+    Row(
+        "AdaptiveAvgPool2d",
+        _IMAGE,
+        ((3, None),),
+        bad=(Bad(RuntimeError, "Expected 3D or 4D", inputs=(zeros(5, 5),)),),
+    ),
 ]
 
 LOSSES = [
@@ -336,6 +341,7 @@ LOSSES = [
     Row("BCEWithLogitsLoss", pair(4, 5), (_WEIGHTS,), {"pos_weight": 2 * _WEIGHTS, "reduction": "sum"}),
 ]
 
+STATEFUL = [*LINEAR, *CONVOLUTIONS, *NORMALIZATIONS]
 ROWS = [*POINTWISE, *LINEAR, *CONVOLUTIONS, *NORMALIZATIONS, *POOLING, *LOSSES]
 BAD = [(row, bad) for row in ROWS for bad in row.bad]
 BAD_IDS = [f"{row.id}-{i}" for row in ROWS for i in range(len(row.bad))]

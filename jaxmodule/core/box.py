@@ -33,6 +33,11 @@ def unbox(x: Any) -> Any:
     return jnp.asarray(x)
 
 
+def _strong(x: Any) -> Any:
+    """`x` without JAX's weak type, which torch has none of: it would compile everything again once it is lost."""
+    return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+
+
 def _strip(x: Any) -> Any:
     return x.value if isinstance(x, Box) else x
 
@@ -92,7 +97,7 @@ class Box(_ArrayLike):
     if not TYPE_CHECKING:
 
         def __init__(self, value: Any) -> None:
-            birth(self, value)
+            birth(self, _strong(value))
 
         def __init_subclass__(cls, **kwargs: Any) -> None:
             super().__init_subclass__(**kwargs)
@@ -106,7 +111,7 @@ class Box(_ArrayLike):
 
     @value.setter
     def value(self, new: Any) -> None:
-        write(self, unbox(new))
+        write(self, _strong(unbox(new)))
 
     data = value
 
@@ -319,7 +324,7 @@ class Parameter(Box):
     if not TYPE_CHECKING:
 
         def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-            birth(self, jnp.empty(0) if data is None else unbox(data))
+            birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
             _set_slots(self, bool(requires_grad))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -350,7 +355,7 @@ class Parameter(Box):
 
     @value.setter
     def value(self, new: Any) -> None:
-        write(self, unbox(new))
+        write(self, _strong(unbox(new)))
 
     data = value
 
@@ -407,7 +412,7 @@ class Parameter(Box):
         if not self._requires_grad:
             raise RuntimeError("cannot register a hook on a parameter that doesn't require gradient")
         if self._hooks is None:
-            _set_hooks(self, Registry())
+            _set_hooks(self, Registry(watched=True))
         return RemovableHandle.add(self._hooks, hook)
 
     def _apply_hooks(self, gradient: jax.Array) -> jax.Array:
@@ -428,7 +433,7 @@ class Parameter(Box):
         _set_slots(new, self._requires_grad)
         new.__dict__.update(self.__dict__)
         if self._hooks:
-            _set_hooks(new, Registry(self._hooks))
+            _set_hooks(new, Registry(self._hooks, watched=True))
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Box:
@@ -491,7 +496,7 @@ class Buffer(Box):
     if not TYPE_CHECKING:
 
         def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-            birth(self, jnp.empty(0) if data is None else unbox(data))
+            birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
             self.persistent = persistent
 
     @property

@@ -176,13 +176,10 @@ def _fill(
 
 
 def _chunkable(key: jax.Array, dtype: np.dtype) -> bool:
-    return (
-        dtype.name in _DTYPES
-        and bool(jax.config.jax_threefry_partitionable)
-        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        and key.shape == ()
-        and str(jax.random.key_impl(key)) == "threefry2x32"
-    )
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    if not partitionable or dtype.name not in _DTYPES or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return False
+    return key.shape == () and str(jax.random.key_impl(key)) == "threefry2x32"
 
 
 def _plan(total: int) -> Iterator[tuple[int, int]]:

@@ -19,9 +19,9 @@ class Registry(dict[Any, Any]):
 
     __slots__ = ("__weakref__", "watched")
 
-    def __init__(self, items: Any = ()) -> None:
+    def __init__(self, items: Any = (), *, watched: bool = False) -> None:
         super().__init__(items)
-        self.watched = False
+        self.watched = watched
 
     def _changed(self) -> None:
         if self.watched:

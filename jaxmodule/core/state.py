@@ -5,6 +5,7 @@ registry, inside a box, and given back as itself); everything else is *static* a
 """
 
 import types
+from copy import deepcopy
 from typing import Any, ClassVar, Self
 
 import jax
@@ -111,9 +112,18 @@ class Stateful(Node):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = memo[id(self)] = type(self).__new__(type(self))
+        state = self.__getstate__()
+        for value in state.values():
+            if isinstance(value, _JAX_FUNCTIONS):  # deepcopy would make another function of them
+                memo[id(value)] = value
+        new.__setstate__(deepcopy(state, memo))
+        return new
+
     def __copy__(self) -> Self:
         new = type(self).__new__(type(self))
-        new.__dict__.update({k: Registry(v) if isinstance(v, Registry) else v for k, v in self.__dict__.items()})
+        new.__dict__.update({k: Registry(v) if isinstance(v, Registry) else v for k, v in self.__getstate__().items()})
         return new
 
     def _named_trainable(self) -> dict[str, Parameter]:
@@ -168,6 +178,7 @@ class _Reference:
         self.function = function
 
 
+_JAX_FUNCTIONS = (type(jax.jit(lambda: None)), jax.custom_jvp, jax.custom_vjp)
 _NODE_SLOTS = frozenset(Node.__slots__)
 _COMPARABLE = frozenset({str, bytes, int, bool})
 

@@ -18,6 +18,7 @@ from . import context
 from .box import Box, Parameter
 from .context import EAGER, HOLE, epoch, tls
 from .freeze import ContainerSlot, Encoding, Freezer, Node, encode, rebuild
+from .registry import Registry
 
 _raw_value = attrgetter("_value")
 
@@ -142,6 +143,7 @@ class _Walk:
         node._watched = True
         own = node.__dict__
         prefix = f"{path}." if path else ""
+        extra = node._structure_extra()  # first: it says so where an __init__ has not called its parent's
         registries = []
         for name in node._registries:
             registry = own[name]
@@ -149,7 +151,7 @@ class _Walk:
             registries.append(
                 tuple([(key, self.entry(value, prefix + key)) for key, value in registry.items()]) if registry else ()
             )
-        self.records[index] = (type(node), self._statics(own, node._internal, prefix), node._structure_extra(), *registries)
+        self.records[index] = (type(node), self._statics(own, node._internal, prefix), extra, *registries)
         return index
 
     def entry(self, value: Any, path: str) -> Any:
@@ -214,7 +216,7 @@ class Template:
     original has changed or gone.
     """
 
-    __slots__ = ("_boxes", "_cells", "_nodes", "structure")
+    __slots__ = ("_boxes", "_cells", "_names", "_nodes", "_watched", "_whole", "structure")
 
     def __init__(self, layout: Layout) -> None:
         self.structure = layout.structure
@@ -222,6 +224,10 @@ class Template:
         index = {id(node): i for i, node in enumerate(nodes)}
         self._nodes = [(type(node), node._parts(index)) for node in nodes if node is not None]
         self._boxes = layout.boxes[: len(layout.names)]
+        self._names = layout.names
+        self._watched = layout.watched
+        # A clone has no gradients, and its containers are its own: only then is its structure this one.
+        self._whole = len(self._boxes) == len(layout.boxes) and not layout.cells
         self._cells = [(box, e, [(isinstance(r, Node), index.get(id(r), r)) for r in e.refs]) for box, e in layout.cells]
 
     def __eq__(self, other: object) -> bool:
@@ -246,7 +252,27 @@ class Template:
             node._layout = None
             node._watched = False
             node._assemble(parts, nodes, boxes)
+        if self._whole:
+            nodes[0]._layout = self._layout_of_clone(nodes, boxes)
         return nodes[0]
+
+    def _layout_of_clone(self, nodes: list[Any], boxes: dict[Box, Box]) -> Layout:
+        """The layout that a walk over the clone would find."""
+        layout = Layout.__new__(Layout)
+        layout.token = epoch.token
+        layout.structure = self.structure
+        layout.boxes = [boxes[box] for box in self._boxes]
+        layout.names = self._names
+        layout.cells, layout.cell_names, layout.watched = [], [], self._watched
+        layout.absent = [box.grad_box for box in layout.boxes if isinstance(box, Parameter)]
+        layout.nodes = [weakref.ref(node) for node in nodes]
+        layout._template = self
+        for node in nodes:
+            node._watched = True
+            for value in node.__dict__.values():
+                if isinstance(value, Registry):
+                    value.watched = True
+        return layout
 
 
 def layout_of(node: Node) -> Layout:

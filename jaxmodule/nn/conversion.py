@@ -22,16 +22,27 @@ def _as_device(what: Any) -> Any:
     """A device or sharding from what `.to` accepts: those themselves, or "cpu", "cuda", "gpu:1", ..."""
     if isinstance(what, str):
         platform, _, number = what.partition(":")
-        return jax.devices(platform)[int(number or 0)]
+        devices = jax.devices(platform)
+        if number and not (number.isdecimal() and int(number) < len(devices)):
+            raise RuntimeError(f"no device {what!r}: JAX has {len(devices)} of platform {platform!r}")
+        return devices[int(number or 0)]
     if isinstance(what, int) and not isinstance(what, bool):
         return jax.devices()[what]
     return what
 
 
 def _is_placement(what: Any) -> bool:
-    return isinstance(what, (jax.Device, jax.sharding.Sharding, int)) or (
-        isinstance(what, str) and what.partition(":")[0] in _PLATFORMS
-    )
+    if isinstance(what, str):
+        return what.partition(":")[0] in _PLATFORMS or not _is_dtype(what)
+    return isinstance(what, (jax.Device, jax.sharding.Sharding, int))
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        jnp.dtype(name)
+    except TypeError:
+        return False
+    return True
 
 
 def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -41,15 +52,19 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     kwargs.pop("non_blocking", None)  # transfers are asynchronous in JAX either way
     if kwargs:
         raise TypeError(f"to() got an unexpected keyword argument {next(iter(kwargs))!r}")
+    given: list[str] = []
     for arg in args:
         if isinstance(arg, bool) or arg is None:
             continue
         if isinstance(arg, (jax.Array, Box)):
-            like = arg
+            like, kind = arg, "array"
         elif _is_placement(arg):
-            placement = arg
+            placement, kind = arg, "device"
         else:
-            dtype = arg
+            dtype, kind = arg, "dtype"
+        given.append(kind)
+    if given not in ([], ["dtype"], ["device"], ["device", "dtype"], ["array"]):
+        raise TypeError(f"to() received an invalid combination of arguments - got ({', '.join(given)})")
     if like is not None:
         array = unbox(like)
         placement, dtype = array.sharding, array.dtype

@@ -8,7 +8,7 @@ the call: so the hook gets `grad_input` and `grad_output` together, and may repl
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax
@@ -23,9 +23,7 @@ from ..core.structure import flatten_args, layout_of, unflatten_args
 #: The hook registries of a module, and of the process (`register_module_*`).
 KINDS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 FLAGS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
-GLOBAL: dict[str, Registry] = {name: Registry() for name in (*KINDS, *FLAGS, "_registration")}
-for _registry in GLOBAL.values():
-    _registry.watched = True
+GLOBAL: dict[str, Registry] = {name: Registry(watched=True) for name in (*KINDS, *FLAGS, "_registration")}
 
 
 class _Identity:
@@ -65,31 +63,51 @@ process_keys.append(lambda: hooks_key(GLOBAL))
 
 
 def any_global() -> bool:
-    """Is any process-wide hook registered?"""
-    return bool(
-        GLOBAL["_forward_hooks"]
-        or GLOBAL["_forward_pre_hooks"]
-        or GLOBAL["_backward_hooks"]
-        or GLOBAL["_backward_pre_hooks"]
-    )
+    """Is any process-wide hook of a call registered?"""
+    return bool(GLOBAL["_forward_hooks"] or GLOBAL["_forward_pre_hooks"] or any_global_backward())
 
 
-def on_host(hook: Callable[..., Any], module: Any, with_kwargs: bool) -> Callable[..., None]:
-    """A forward hook that runs on concrete arrays, through a callback where the call is traced."""
-    reference = weakref.ref(module)
+def any_global_backward() -> bool:
+    """Is any process-wide backward hook registered?"""
+    return bool(GLOBAL["_backward_hooks"] or GLOBAL["_backward_pre_hooks"])
 
-    def run(*arrays: Any) -> None:
-        target = reference()
-        if target is not None and hook(target, *arrays) is not None:
+
+class OnHost:
+    """A forward hook that runs on concrete arrays, through a callback where the call is traced.
+
+    `home` is the module it was registered on: a compiled program must not keep a module alive, and outlives the clones
+    that raw JAX transforms make.
+    """
+
+    def __init__(self, hook: Callable[..., Any], home: Any) -> None:
+        self.hook = hook
+        self.home = home
+
+    def __call__(self, module: Any, *values: Any) -> None:
+        leaves, treedef, objects = flatten_args(values)
+        places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+        if not any(isinstance(leaves[i], Tracer) for i in places):
+            self._run(module, values)
+            return
+        arrays = [leaves[i] for i in places]
+        static = [None if is_array(leaf) else leaf for leaf in leaves]
+        own, called = weakref.ref(self), weakref.ref(module)
+
+        def run(*arrays: Any) -> None:
+            host = own()
+            if host is not None:  # otherwise the hook is gone
+                full = list(static)
+                for i, array in zip(places, arrays, strict=True):
+                    full[i] = array
+                target = called()
+                eager = target is not None and target._birth is None
+                host._run(target if eager else host.home, unflatten_args(treedef, full, objects))
+
+        jax.debug.callback(run, *arrays)
+
+    def _run(self, module: Any, values: Any) -> None:
+        if self.hook(module, *values) is not None:
             raise TypeError("a forward hook with on_host=True sees values and cannot replace them: return None")
-
-    def host_hook(module: Any, *values: Any) -> None:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
-            jax.debug.callback(run, *values)
-        else:
-            run(*values)
-
-    return host_hook
 
 
 def run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -111,30 +129,49 @@ def run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return args, kwargs
 
 
-def run_forward_hooks(module: Any, args: Any, kwargs: Any, result: Any, ran: set[int], always_only: bool = False) -> Any:
-    """Forward hooks: the process's, then the module's. One that returns a value replaces the result.
+def _forward_hooks(module: Any) -> list[tuple[str, int, Callable[..., Any], bool, bool]]:
+    """(whose, id, hook, with kwargs, always called) of the forward hooks: the process's, then the module's."""
+    return [
+        (whose, key, hook, key in owner["_forward_hooks_with_kwargs"], key in owner["_forward_hooks_always_called"])
+        for whose, owner in (("global module", GLOBAL), ("module", module.__dict__))
+        for key, hook in owner["_forward_hooks"].items()
+    ]
 
-    `ran` collects the ids of those that have run, and those in it are not run again.
+
+def run_forward(module: Any, args: Any, kwargs: Any) -> Any:
+    """Forward and the forward hooks. A hook that returns a value replaces the result.
+
+    If any of it raises, what is left of the always-called hooks is run with the result as far as it is known; a failure
+    of theirs is only reported, as the first error is the one to see.
     """
-    for owner in (GLOBAL, module.__dict__):
-        for key, hook in tuple(owner["_forward_hooks"].items()):
-            if key in ran or (always_only and key not in owner["_forward_hooks_always_called"]):
-                continue
+    result = None
+    ran: set[int] = set()
+    try:
+        result = module.forward(*args, **kwargs)
+        for _, key, hook, with_kwargs, _ in _forward_hooks(module):
             ran.add(key)
-            if key in owner["_forward_hooks_with_kwargs"]:
-                replaced = hook(module, args, kwargs, result)
-            else:
-                replaced = hook(module, args, result)
+            replaced = hook(module, args, kwargs, result) if with_kwargs else hook(module, args, result)
             result = result if replaced is None else replaced
+    except Exception:
+        run_always_called(module, args, kwargs, result, ran)
+        raise
     return result
 
 
-def run_always_called(module: Any, args: Any, kwargs: Any, result: Any, ran: set[int]) -> None:
-    """Run what is left of the always-called hooks after a failure; a failure of theirs is only reported."""
-    try:
-        run_forward_hooks(module, args, kwargs, result, ran, always_only=True)
-    except Exception as error:  # the first error is the one to see
-        warnings.warn(f"forward hook with always_call=True raised an exception that was silenced: {error}", stacklevel=2)
+def run_always_called(module: Any, args: Any, kwargs: Any, result: Any, ran: Container[int] = ()) -> None:
+    """The always-called hooks that are not in `ran`, after a failure."""
+    for whose, key, hook, with_kwargs, always in _forward_hooks(module):
+        if not always or key in ran:
+            continue
+        try:
+            replaced = hook(module, args, kwargs, result) if with_kwargs else hook(module, args, result)
+            result = result if replaced is None else replaced
+        except Exception as error:
+            warnings.warn(
+                f"{whose} forward hook with ``always_call=True`` raised an exception that was silenced as another error "
+                f"was raised in forward: {error}",
+                stacklevel=2,
+            )
 
 
 def is_array(x: Any) -> bool:
@@ -151,43 +188,46 @@ class BackwardHooks:
         self.pre = [*GLOBAL["_backward_pre_hooks"].values(), *own["_backward_pre_hooks"].values()]
         self.full = [*GLOBAL["_backward_hooks"].values(), *own["_backward_hooks"].values()]
 
-    def call(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`run(*args, **kwargs)`, with the hooks in the way of its gradients."""
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward and the forward hooks, with the backward hooks in the way of the gradients."""
         leaves, treedef, objects = flatten_args((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
         boxes, values = self._surroundings()
         arrays = [leaves[i] for i in places]
         if not any(isinstance(x, Tracer) for x in (*arrays, *values)):
-            return run(*args, **kwargs)
+            return run_forward(self.module, args, kwargs)
+        static = [None if is_array(leaf) else leaf for leaf in leaves]
         info: list[Any] = []
 
         def primal(values: list[Any], arrays: list[Any]) -> Any:
-            full = list(leaves)
+            full = list(static)
             for i, array in zip(places, arrays, strict=True):
                 full[i] = array
             with overlaid(dict(zip(boxes, values, strict=True)), closed=False) as overlay:
                 inner_args, inner_kwargs = unflatten_args(treedef, full, objects)
-                out, tree, found = flatten_args(run(*inner_args, **inner_kwargs))
+                result = run_forward(self.module, inner_args, inner_kwargs)
+                out, tree, found = flatten_args(result)
                 effects, written = take(overlay)
-            info[:] = [tree, found, effects]
-            return [jnp.asarray(x) for x in out], written
+            info[:] = [tree, found, effects, [None if is_array(x) else x for x in out], _places(result)]
+            return [x for x in out if is_array(x)], written
 
         wrapped = jax.custom_vjp(primal)
-        positions = self._positions(args, places, leaves)
+        inputs = _places(args)
 
         def backward(vjp: Any, cotangents: Any) -> Any:
-            grad_output = tuple(_visible(g) for g in cotangents[0])
-            changed = self._run_pre(grad_output)
-            outputs = [new if new is not None else old for new, old in zip(changed, cotangents[0], strict=True)]
-            of_values, of_arrays = vjp((outputs, cotangents[1]))
-            self._run_full(of_arrays, positions, changed)
-            return of_values, of_arrays
+            of_outputs, of_written = cotangents
+            outputs = info[4]
+            grad_output = self._run_pre(_spread(of_outputs, outputs))
+            of_values, of_arrays = vjp((_gathered(grad_output, of_outputs, outputs, keep=True), of_written))
+            grad_input = self._run_full(_spread(of_arrays, inputs), grad_output)
+            return of_values, _gathered(grad_input, of_arrays, inputs, keep=False)
 
         wrapped.defvjp(lambda values, arrays: jax.vjp(primal, values, arrays), backward)
         out, written = wrapped(values, arrays)
-        tree, found, effects = info
+        tree, found, effects, full, _ = info
         effects.apply(written)
-        return unflatten_args(tree, out, found)
+        rest = iter(out)
+        return unflatten_args(tree, [next(rest) if x is None else x for x in full], found)
 
     def _surroundings(self) -> tuple[list[Any], list[Any]]:
         """Every box that is traced here: of all overlays around, or of the module itself in a raw transform.
@@ -206,42 +246,62 @@ class BackwardHooks:
         traced = [(box, value) for box, value in found.items() if isinstance(value, Tracer)]
         return [box for box, _ in traced], [value for _, value in traced]
 
-    def _positions(self, args: tuple[Any, ...], places: list[int], leaves: list[Any]) -> list[int | None]:
-        """For each positional argument its place among the traced arrays; None for one that is no array."""
-        index = {id(leaves[i]): n for n, i in enumerate(places)}
-        return [index.get(id(arg)) if is_array(arg) else None for arg in args]
-
     def _run_pre(self, grad_output: tuple[Any, ...]) -> tuple[Any, ...]:
         for hook in self.pre:
             result = hook(self.module, grad_output)
             if result is not None:
-                grad_output = _checked(result, len(grad_output), "grad_output")
+                grad_output = _checked(result, len(grad_output), "Backward pre hook", "grad_output")
         return grad_output
 
-    def _run_full(self, of_arrays: list[Any], positions: list[int | None], grad_output: tuple[Any, ...]) -> None:
-        grad_input = tuple(None if n is None else _visible(of_arrays[n]) for n in positions)
+    def _run_full(self, grad_input: tuple[Any, ...], grad_output: tuple[Any, ...]) -> tuple[Any, ...]:
         for hook in self.full:
             result = hook(self.module, grad_input, grad_output)
             if result is not None:
-                grad_input = _checked(result, len(grad_input), "grad_input")
-        for n, gradient in zip(positions, grad_input, strict=True):
-            if n is not None and _visible(of_arrays[n]) is not None:
-                old = of_arrays[n]
-                of_arrays[n] = jnp.zeros_like(old) if gradient is None else jnp.asarray(gradient).astype(old.dtype)
+                grad_input = _checked(result, len(grad_input), "Backward hook", "grad_input")
+        return grad_input
 
 
-def _visible(gradient: Any) -> Any:
-    """A gradient as a hook sees it: None for what has none (integers)."""
-    return None if gradient.dtype == jax.dtypes.float0 else gradient
+def _places(values: Any) -> list[int | None]:
+    """For each entry of a tuple its place among the arrays in the whole tree, None for one that is no array, as torch
+    has it. Anything else than a tuple of arrays and plain values counts as all its arrays.
+    """
+    entries = values if isinstance(values, tuple) else (values,)
+    found: list[int | None] = []
+    n = 0
+    for entry in entries:
+        arrays = [leaf for leaf in flatten_args(entry)[0] if is_array(leaf)]
+        found.append(n if is_array(entry) else None)
+        n += len(arrays)
+    return found if isinstance(values, tuple) or is_array(values) else list(range(n))
 
 
-def _checked(result: Any, expected: int, what: str) -> tuple[Any, ...]:
-    result = result if isinstance(result, tuple) else (result,)
+def _spread(gradients: list[Any], places: list[int | None]) -> tuple[Any, ...]:
+    """The gradients as a hook sees them: None for what has none (no array, or one of integers)."""
+    return tuple(
+        None if n is None or gradients[n].dtype == jax.dtypes.float0 else gradients[n] for n in places
+    )
+
+
+def _gathered(shown: tuple[Any, ...], gradients: list[Any], places: list[int | None], *, keep: bool) -> list[Any]:
+    """`gradients` with what hooks have made of them. A None of theirs means no gradient, or with `keep` no change."""
+    found = list(gradients)
+    for n, new in zip(places, shown, strict=True):
+        if n is None or found[n].dtype == jax.dtypes.float0:
+            continue
+        if new is not None:
+            found[n] = jnp.asarray(new).astype(found[n].dtype)
+        elif not keep:
+            found[n] = jnp.zeros_like(found[n])
+    return found
+
+
+def _checked(result: Any, expected: int, which: str, what: str) -> tuple[Any, ...]:
+    result = result if isinstance(result, (tuple, list)) else (result,)
     if len(result) != expected:
         raise RuntimeError(
-            f"Backward hook returned an invalid number of {what}, got {len(result)}, but expected {expected}"
+            f"{which} returned an invalid number of {what}, got {len(result)}, but expected {expected}"
         )
-    return result
+    return tuple(result)
 
 
 def _global(kind: str, hook: Callable[..., Any], *flags: str) -> RemovableHandle:

@@ -104,6 +104,10 @@ def _key(generator: Generator | None) -> jax.Array:
     return next_key() if generator is None else generator.next_key()
 
 
+def _draw_dtype(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
 def _put(box: Box, array: jax.Array) -> None:
     device = _placement(box.value)
     box.value = array if device is None else jax.device_put(array, device)
@@ -254,7 +258,7 @@ def trunc_normal_(
             key, old.shape, old.dtype, lower, upper, mean, std, a, b, device=_placement(old)
         )
     else:
-        numbers = tuple(np.asarray(x, jnp.promote_types(old.dtype, jnp.float32)) for x in (mean, std, a, b))
+        numbers = tuple(np.asarray(x, _draw_dtype(old.dtype)) for x in (mean, std, a, b))
         _put(box, _truncated_by_rejection(key, numbers, old.shape, old.dtype))
     return tensor
 
@@ -485,7 +489,7 @@ def orthogonal_(tensor: _B, gain: float = 1, generator: Generator | None = None)
     _floating(tensor, "orthogonal_")
     rows = old.shape[0]
     size = (rows, old.size // rows)
-    draw = jnp.promote_types(old.dtype, jnp.float32)  # LAPACK knows no half precision
+    draw = _draw_dtype(old.dtype)  # LAPACK knows no half precision
     sample = fill.normal(_key(generator), (max(size), min(size)), draw)
     _put(tensor, _orthonormalise(sample, np.asarray(gain, draw), old.shape, old.dtype))
     return tensor

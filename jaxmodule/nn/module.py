@@ -15,6 +15,7 @@ from ..core.overlay import emit, journal
 from ..core.registry import Registry, RemovableHandle
 from ..core.state import Stateful
 from . import hooks
+from .compiled import CompiledCall
 from .conversion import Conversion
 from .modes import PLAIN, carry_no_gradient
 from .statedict import StateDict
@@ -40,6 +41,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
 
     Attributes:
         training: whether the module is in training mode (`train()`, `eval()`).
+        call_super_init: a class that sets it to True has its arguments of `super().__init__` passed on to the next
+            class of a multiple inheritance.
 
     Note:
         A plain array on an attribute is no parameter and is not in `state_dict`, as in torch, but it is state: it flows
@@ -63,17 +66,24 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     """
 
     _version: ClassVar[int] = 1
+    call_super_init: ClassVar[bool] = False
     _registries = _REGISTRIES
     _internal = _INTERNAL
     _compiled_call: Any = None
     training: bool
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not self.call_super_init and (args or kwargs):
+            what = f"got an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else ""
+            what = what or f"takes 1 positional argument but {len(args) + 1} were given"
+            raise TypeError(f"{type(self).__name__}.__init__() {what}")
         own = self.__dict__
         for name in ("_parameters", "_buffers", "_modules", *hooks.KINDS, *hooks.FLAGS, *_STATE_HOOKS):
             own[name] = Registry()
         own["_non_persistent_buffers_set"] = set()
         own["training"] = True
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The computation; every subclass defines it."""
@@ -102,23 +112,15 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         """The call with all that can accompany it: no_grad, hooks, captures."""
         if tls.no_grad:
             args, kwargs = carry_no_gradient((args, kwargs))
-        args, kwargs = hooks.run_pre_hooks(self, args, kwargs)
-        ran: set[int] = set()
-        result = None
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            nonlocal result
-            result = self.forward(*args, **kwargs)
-            return hooks.run_forward_hooks(self, args, kwargs, result, ran)
-
         try:
-            if self._backward_hooks or self._backward_pre_hooks or hooks.any_global():
-                result = hooks.BackwardHooks(self).call(run, args, kwargs)
-            else:
-                result = run(*args, **kwargs)
+            args, kwargs = hooks.run_pre_hooks(self, args, kwargs)
         except Exception:
-            hooks.run_always_called(self, args, kwargs, result, ran)
+            hooks.run_always_called(self, args, kwargs, None)
             raise
+        if self._backward_hooks or self._backward_pre_hooks or hooks.any_global_backward():
+            result = hooks.BackwardHooks(self).call(args, kwargs)
+        else:
+            result = hooks.run_forward(self, args, kwargs)
         for capture in tls.captures:
             name = capture.name_of(self)
             if name is not None:
@@ -135,8 +137,14 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         error.owner = repr(self) if not self._modules else self._get_name()
         error.at = self  # pyright: ignore[reportAttributeAccessIssue]
 
-    def compile(self, **options: Any) -> None:
-        """Make the call a compiled one (`jm.jit` with `options`), state and hooks included.
+    def compile(self, *, donate: bool = False) -> None:
+        """Make the call a compiled one (`jm.jit`), state and hooks included.
+
+        Arguments of the call that are no arrays or floats (flags, sizes, names) are compiled in, one program for each
+        value. Copies of the module are not compiled, as in torch.
+
+        Args:
+            donate: as in `jm.jit`.
 
         Example:
             >>> import jax.numpy as jnp
@@ -146,9 +154,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             >>> layer(jnp.ones((4, 3))).shape
             (4, 2)
         """
-        from ..transforms import jit  # here, so that nn's own modules need not load the transforms
-
-        self.__dict__["_compiled_call"] = jit(_uncompiled, **options)
+        self.__dict__["_compiled_call"] = CompiledCall(donate)
 
     # -- registration ---------------------------------------------------------------------------------------------
     def _check_name(self, what: str, name: Any, registry: str) -> None:
@@ -284,6 +290,9 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             raise AttributeError(
                 f"'{type(self).__name__}' object has no attribute '{name}': its __init__ has not called super().__init__()"
             )
+        descriptor = getattr(type(self), name, None)
+        if isinstance(descriptor, property) and descriptor.fget is not None:
+            return descriptor.fget(self)  # Python comes here when a property raised AttributeError: say what it said
         return super().__getattr__(name)
 
     def __delattr__(self, name: str) -> None:
@@ -302,10 +311,17 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_compiled_call"}
 
+    def __copy__(self) -> Self:
+        new = super().__copy__()
+        new.__dict__["_non_persistent_buffers_set"] = set(self._non_persistent_buffers_set)
+        return new
+
     def _structure_extra(self) -> Any:
         own = self.__dict__
         if hooks.KINDS[0] not in own:
             raise AttributeError(f"the __init__ of {type(self).__name__} has not called super().__init__()")
+        for name in (*hooks.KINDS, *hooks.FLAGS):
+            own[name].watched = True
         return hooks.hooks_key(own)
 
     # -- modes ----------------------------------------------------------------------------------------------------
@@ -336,8 +352,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
 
     # -- hooks ----------------------------------------------------------------------------------------------------
     def _hook(self, kind: str, hook: Callable[..., Any], prepend: bool, **flags: bool) -> RemovableHandle:
-        registries = {name: self.__dict__[name] for name in flags}
-        handle = RemovableHandle.add(self.__dict__[kind], hook, first=prepend, also=tuple(registries.values()))
+        registries = {name: getattr(self, name) for name in flags}
+        handle = RemovableHandle.add(getattr(self, kind), hook, first=prepend, also=tuple(registries.values()))
         for name, on in flags.items():
             if on:
                 registries[name][handle.id] = True
@@ -391,7 +407,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         """
         return self._hook(
             "_forward_hooks",
-            hooks.on_host(hook, self) if on_host else hook,
+            hooks.OnHost(hook, self) if on_host else hook,
             prepend,
             _forward_hooks_with_kwargs=with_kwargs,
             _forward_hooks_always_called=always_call,
@@ -437,10 +453,6 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
-
-
-def _uncompiled(module: Module, *args: Any, **kwargs: Any) -> Any:
-    return module._call(args, kwargs)
 
 
 def _indented(text: str) -> str:

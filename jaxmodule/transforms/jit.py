@@ -92,6 +92,7 @@ class JitFunction(Generic[P, R]):
         if plan is None or not plan.layout.current():
             if len(self._plans) > _MAX_PLANS:
                 self._plans.clear()
+            _check_leaves(args, kwargs)
             plan = self._plans[key] = self._make_plan(objects, treedef, statics)
             plan.watch(objects, functools.partial(_forget, self._plans, key))
         return plan, objects, leaves, key
@@ -133,6 +134,19 @@ class JitFunction(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"jm.jit({getattr(self._function, '__qualname__', self._function)})"
+
+
+def _check_leaves(args: Any, kwargs: Any) -> None:
+    """Raise for an argument that JAX can't take, by its own name rather than by its place among ours."""
+    _, _, objects = flatten_args((args, kwargs))
+    paths = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=lambda x: any(x is obj for obj in objects))[0]
+    for path, leaf in paths:
+        if not isinstance(leaf, (Node, Box)) and not hasattr(leaf, "dtype") and not isinstance(leaf, (int, float, complex)):
+            where = jax.tree_util.keystr(path[1:])
+            raise TypeError(
+                f"jm.jit: argument {where} is a {type(leaf).__name__}, which is no array. "
+                "Name it in static_argnames or static_argnums to compile it in."
+            )
 
 
 def _forget(plans: dict[Any, Plan], key: Any, _: Any) -> None:

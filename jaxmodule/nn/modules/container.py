@@ -281,15 +281,19 @@ def _pairs(given: Any, what: str) -> list[tuple[str, Any]]:
 
 
 def _as_parameter(value: Any) -> Any:
-    """An array becomes a Parameter, as in torch; boxes and other values are kept."""
-    return Parameter(value) if isinstance(value, jax.Array) and not isinstance(value, Box) else value
+    """An array or a Buffer becomes a Parameter, as in torch; other values are kept."""
+    return Parameter(value) if isinstance(value, (jax.Array, Box)) and not isinstance(value, Parameter) else value
 
 
-def _describe(value: Any) -> str:
-    if isinstance(value, Box):
-        kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
-        return f"{kind} containing: [{value.dtype} of size {'x'.join(map(str, value.shape))}]"
-    return f"Object of type: {type(value).__name__}"
+def _describe(named: Iterable[tuple[Any, Any]]) -> str:
+    """The extra_repr of the parameter containers, with torch's extra indentation."""
+    lines = []
+    for name, value in named:
+        what = f"Object of type: {type(value).__name__}"
+        if isinstance(value, Parameter):
+            what = f"Parameter containing: [{value.dtype} of size {'x'.join(map(str, value.shape))}]"
+        lines.append(f"  ({name}): {what}")
+    return "\n".join(lines)
 
 
 class ParameterList(Module):
@@ -331,9 +335,8 @@ class ParameterList(Module):
 
     def append(self, value: Any) -> Self:
         """Add a value at the end."""
-        index = len(self)
+        setattr(self, str(len(self)), _as_parameter(value))
         self._size += 1
-        self[index] = value
         return self
 
     def extend(self, values: Iterable[Any]) -> Self:
@@ -345,17 +348,22 @@ class ParameterList(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({i}): {_describe(value)}" for i, value in enumerate(self))
+        return _describe(enumerate(self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("ParameterList should not be called.")
+
+
+class _MissingKeyError(KeyError, AttributeError):
+    """What a dict raises, and what torch's ParameterDict does."""
 
 
 class ParameterDict(Module):
     """A dict of parameters that are registered; other values are kept as they are.
 
     Args:
-        parameters: a mapping, or (name, value) pairs, to start with; an array becomes a Parameter.
+        parameters: a mapping, or (name, value) pairs, to start with; an array becomes a Parameter. A plain dict is
+            taken in the order of its sorted keys, as in torch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -377,9 +385,10 @@ class ParameterDict(Module):
         return key
 
     def __getitem__(self, key: str) -> Any:
+        name = self._attribute(key)
         if key not in self._keys:
-            raise KeyError(key)
-        return getattr(self, self._attribute(key))
+            raise _MissingKeyError(key)
+        return getattr(self, name)
 
     def __setitem__(self, key: str, value: Any) -> None:
         name = self._attribute(key)
@@ -455,7 +464,10 @@ class ParameterDict(Module):
 
     def update(self, parameters: Any) -> None:
         """Add or replace values."""
-        for key, value in _pairs(parameters, "ParameterDict"):
+        pairs = _pairs(parameters, "ParameterDict")
+        if isinstance(parameters, Mapping) and not isinstance(parameters, OrderedDict):
+            pairs.sort(key=operator.itemgetter(0))  # torch's order, which that of optimizers' states follows
+        for key, value in pairs:
             self[key] = value
 
     def __or__(self, other: "ParameterDict") -> "ParameterDict":
@@ -473,7 +485,7 @@ class ParameterDict(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({key}): {_describe(value)}" for key, value in self.items())
+        return _describe(self.items())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("ParameterDict should not be called.")
