@@ -106,13 +106,12 @@ def train(model, optimizer, train_set, val_set, epochs: int, seed: int) -> dict[
     return history
 
 
-def plot(path: Path, history: dict[str, list[float]], x, y, predicted) -> None:
+def plot(path: Path, history: dict[str, list[float]], x, y, logits) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
     import matplotlib.pyplot as plt
 
-    wrong = np.flatnonzero(np.asarray(predicted != y))[:16]
     figure = plt.figure(figsize=(11, 6.5), layout="constrained")
     curves, digits = figure.subfigures(2, 1, height_ratios=[3, 2])
 
@@ -121,15 +120,21 @@ def plot(path: Path, history: dict[str, list[float]], x, y, predicted) -> None:
         axes.plot(epochs, history[f"train {quantity}"], label="training (with dropout)")
         axes.plot(epochs, history[f"val {quantity}"], label="held out")
         axes.set(xlabel="epoch", ylabel=quantity)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 
-    digits.suptitle(f"{int((predicted != y).sum())} of {len(y)} held-out digits misclassified")
-    for position, axes in enumerate(digits.subplots(2, 8).flat):
+    # The misclassified ones, then those whose true label got the lowest probability.
+    x, y, probabilities = np.asarray(x), np.asarray(y), np.asarray(F.softmax(logits, dim=1))
+    predicted = probabilities.argmax(1)
+    certainty = probabilities[np.arange(len(y)), y]
+    order = np.lexsort((certainty, predicted == y))
+    digits.suptitle(f"{(predicted != y).sum()} of {len(y)} held-out digits misclassified (red); then the least certain")
+    for image, axes in zip(order, digits.subplots(2, 8).flat, strict=False):
+        wrong = predicted[image] != y[image]
+        title = f"{y[image]} taken for {predicted[image]}" if wrong else f"{y[image]} ({certainty[image]:.1%})"
+        axes.imshow(x[image, 0], cmap="gray_r")
+        axes.set_title(title, fontsize=8, color="red" if wrong else "black")
         axes.axis("off")
-        if position < len(wrong):
-            image = wrong[position]
-            axes.imshow(x[image, 0], cmap="gray_r")
-            axes.set_title(f"is {int(y[image])}, taken for {int(predicted[image])}", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -175,7 +180,7 @@ def main() -> None:
     print(f"the reloaded model gives the same outputs: {bool((logits == reloaded_logits).all())}")
 
     figure = options.out / "digits.png"
-    plot(figure, history, x_val, y_val, logits.argmax(1))
+    plot(figure, history, x_val, y_val, logits)
     print(f"wrote {weights} and {figure}")
     print(f"sha256 of the weights: {fingerprint(reloaded)}")
 

@@ -1,5 +1,6 @@
 """A Module as a pure function of dicts of arrays: `functional_call`, `split`, `merge`, `stack_module_state`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
@@ -89,8 +90,9 @@ def functional_call(
 
     Raises:
         ImmutableError: the call writes to a given buffer and `mutable` is False: the new value would be lost.
-        RuntimeError: `strict`, and the names don't match.
-        ValueError: two names of one tied parameter have different values.
+        RuntimeError: `strict`, and the names don't match. Without it unknown names are ignored.
+        ValueError: two names of one tied parameter have different values, a name is in several of the dicts, or what is
+            given is no dict.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxmodule as jm
@@ -101,15 +103,10 @@ def functional_call(
         >>> jax.grad(loss)(params)["bias"]
         Array([1.], dtype=float32)
     """
-    given: dict[str, Any] = {}
-    for state in (parameter_and_buffer_dicts,) if isinstance(parameter_and_buffer_dicts, Mapping) else parameter_and_buffer_dicts:
-        repeated = given.keys() & state.keys()
-        if repeated:
-            raise ValueError(f"{sorted(repeated)} appeared in multiple dictionaries; behavior of functional call is ambiguous")
-        given.update(state)
+    given = _one_dict(parameter_and_buffer_dicts)
     boxes = _boxes(module)
     if strict:
-        _check_names(boxes, given)
+        _check_names(module, boxes, given, tie_weights)
     args = () if args is None else args if isinstance(args, tuple) else (args,)
     if not tie_weights:
         module = _untied(module, given)
@@ -121,7 +118,10 @@ def functional_call(
             array = unbox(value)
             if box in values and values[box] is not array:
                 same = [n for n, b in boxes.items() if b is box and n in given]
-                raise ValueError(f"functional_call got multiple values for keys {same}, which are tied. Pass tie_weights=False.")
+                raise ValueError(
+                    f"functional_call got multiple values for keys {sorted(same)}, which are tied. "
+                    "Consider using tie_weights=False"
+                )
             values[box] = array
     with overlaid(dict(values), closed=False) as overlay:
         out = module(*args, **dict(kwargs or {}))
@@ -139,23 +139,42 @@ def functional_call(
     return (out, written) if mutable else out
 
 
-def _check_names(boxes: dict[str, Box], given: dict[str, Any]) -> None:
-    by_box: dict[Box, list[str]] = {}
-    for name, box in boxes.items():
-        by_box.setdefault(box, []).append(name)
-    missing = [names[0] for names in by_box.values() if not any(name in given for name in names)]
+def _one_dict(states: Any) -> dict[str, Any]:
+    """The names and values of a dict or of several."""
+    if isinstance(states, Mapping):
+        return dict(states)
+    if not isinstance(states, Sequence) or isinstance(states, str):
+        raise ValueError(
+            f"Expected parameter_and_buffer_dicts to be a dict, or a list/tuple of dicts, but got {type(states)}"
+        )
+    if not all(isinstance(state, Mapping) for state in states):
+        raise ValueError("Expected all elements of parameter_and_buffer_dicts to be dictionaries")
+    counts = Counter(name for state in states for name in state)
+    repeated = [name for name, n in counts.items() if n > 1]
+    if repeated:
+        raise ValueError(f"{repeated} appeared in multiple dictionaries; behavior of functional call is ambiguous")
+    return {name: value for state in states for name, value in state.items()}
+
+
+def _check_names(module: Module, boxes: dict[str, Box], given: dict[str, Any], tied: bool) -> None:
+    """Raise torch's error for names that are missing or unknown. One name of a tied parameter stands for all."""
+    have = {boxes[name] for name in given if name in boxes} if tied else set()
+    missing = [name for name, box in boxes.items() if name not in given and box not in have]
     unknown = [name for name in given if name not in boxes]
-    if missing or unknown:
-        parts = [f"Missing key(s): {missing}." if missing else "", f"Unexpected key(s): {unknown}." if unknown else ""]
-        raise RuntimeError("Error(s) in functional_call: " + " ".join(filter(None, parts)))
+    parts = [
+        f"{what} key(s): {', '.join(map(repr, names))}."
+        for what, names in (("Unexpected", unknown), ("Missing", missing))
+        if names
+    ]
+    if parts:
+        raise RuntimeError(f"Error(s) in reparametrizing for {type(module).__name__}:\n\t" + "\n\t".join(parts))
 
 
 def _untied(module: Module, given: dict[str, Any]) -> Module:
     """A shallow copy of the tree in which each given name has a box of its own."""
-    copies: dict[int, Any] = {}
 
     def visit(node: Module, path: str) -> Module:
-        new = copies[id(node)] = copy(node)
+        new = copy(node)
         for registry in (new._parameters, new._buffers):
             for name, box in list(registry.items()):
                 if box is not None and f"{path}{name}" in given:
@@ -193,7 +212,5 @@ def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, jax.Array], 
     states = [split(m) for m in models]
     if len({tuple(p) + tuple(b) for p, b in states}) > 1:
         raise RuntimeError("stack_module_state: Expected all models to have the same parameters and buffers.")
-    stacked = [
-        {name: jnp.stack([state[i][name] for state in states]) for name in states[0][i]} for i in range(2)
-    ]
+    stacked = [{name: jnp.stack([state[i][name] for state in states]) for name in states[0][i]} for i in range(2)]
     return stacked[0], stacked[1]

@@ -1,4 +1,4 @@
-"""`jm.save`, `jm.load`, `io.load_metadata`: what comes back, what is refused, and that failures leave nothing behind."""
+"""`jm.save`, `jm.load`, `io.load_metadata`: what comes back, what is refused, and that a failure leaves nothing."""
 
 import json
 import os

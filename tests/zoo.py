@@ -311,12 +311,8 @@ POOLING = [
     Row("AvgPool2d", _IMAGE, ((3, 2), (2, 1), (1, 0)), {"ceil_mode": True, "count_include_pad": False}),
     Row("AvgPool2d", _IMAGE, (3, 2, 1, True), {"divisor_override": 5}),
     Row("AdaptiveAvgPool2d", _IMAGE, (1,)),
-    Row(
-        "AdaptiveAvgPool2d",
-        _IMAGE,
-        ((3, None),),
-        bad=(Bad(RuntimeError, "Expected 3D or 4D", inputs=(zeros(5, 5),)),),
-    ),
+    Row("AdaptiveAvgPool2d", _IMAGE, ((3, None),)),
+    Row("AdaptiveAvgPool2d", _IMAGE, (4,), bad=(Bad(RuntimeError, "Expected 3D or 4D", inputs=(zeros(5, 5),)),)),
 ]
 
 LOSSES = [
@@ -346,3 +342,6 @@ ROWS = [*POINTWISE, *LINEAR, *CONVOLUTIONS, *NORMALIZATIONS, *POOLING, *LOSSES]
 BAD = [(row, bad) for row in ROWS for bad in row.bad]
 BAD_IDS = [f"{row.id}-{i}" for row in ROWS for i in range(len(row.bad))]
 IDS = [row.id for row in ROWS]
+#: Every row in training mode, and in evaluation mode where that is something else.
+MODES = [(row, training) for row in ROWS for training in (True, False) if training or row.modes_differ]
+MODE_IDS = [f"{row.id}-{'train' if training else 'eval'}" for row, training in MODES]

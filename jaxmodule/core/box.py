@@ -90,6 +90,7 @@ class Box(_ArrayLike):
 
     __slots__ = ("__weakref__", "_birth", "_value")
 
+    __array_priority__ = 101  # numpy's operators leave `ndarray + box` to the box, as they do for a jax.Array
     _container = False  # is the value a container of arrays?
     _foreign = ""  # what to say of a write in a foreign trace, where there is something better to say
     _remedy = ""

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.box import Buffer
 from ..core.context import Tracer, process_keys, tls
 from ..core.effects import take
 from ..core.overlay import overlaid
@@ -277,9 +278,7 @@ def _places(values: Any) -> list[int | None]:
 
 def _spread(gradients: list[Any], places: list[int | None]) -> tuple[Any, ...]:
     """The gradients as a hook sees them: None for what has none (no array, or one of integers)."""
-    return tuple(
-        None if n is None or gradients[n].dtype == jax.dtypes.float0 else gradients[n] for n in places
-    )
+    return tuple(None if n is None or gradients[n].dtype == jax.dtypes.float0 else gradients[n] for n in places)
 
 
 def _gathered(shown: tuple[Any, ...], gradients: list[Any], places: list[int | None], *, keep: bool) -> list[Any]:
@@ -298,9 +297,7 @@ def _gathered(shown: tuple[Any, ...], gradients: list[Any], places: list[int | N
 def _checked(result: Any, expected: int, which: str, what: str) -> tuple[Any, ...]:
     result = result if isinstance(result, (tuple, list)) else (result,)
     if len(result) != expected:
-        raise RuntimeError(
-            f"{which} returned an invalid number of {what}, got {len(result)}, but expected {expected}"
-        )
+        raise RuntimeError(f"{which} returned an invalid number of {what}, got {len(result)}, but expected {expected}")
     return tuple(result)
 
 
@@ -354,9 +351,11 @@ register_module_module_registration_hook = _registration("module")
 
 
 def run_registration_hooks(kind: str, module: Any, name: str, value: Any) -> Any:
-    """The value to register, after the process's registration hooks."""
+    """The value to register, after the process's registration hooks. As in torch, a parameter None has none."""
+    if kind == "parameter" and value is None:
+        return None
     for of_kind, hook in tuple(GLOBAL["_registration"].values()):
         if of_kind == kind:
             replaced = hook(module, name, value)
             value = value if replaced is None else replaced
-    return value
+    return Buffer(value) if kind == "buffer" and isinstance(value, jax.Array) else value

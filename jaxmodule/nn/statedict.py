@@ -141,7 +141,9 @@ class StateDict:
 
     def set_extra_state(self, state: Any) -> None:
         """Take back what `get_extra_state` gave."""
-        raise RuntimeError(f"{type(self).__name__} defines no set_extra_state, but the state dict has extra state for it")
+        raise RuntimeError(
+            f"{type(self).__name__} defines no set_extra_state, but the state dict has extra state for it"
+        )
 
     # -- loading --------------------------------------------------------------------------------------------------
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> LoadReport:
@@ -188,6 +190,7 @@ class StateDict:
                 listed = "\n\t".join(errors)
                 raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{listed}")
             _check_useful(module, report, strict)
+            overlay.settle()  # what an override did in place to a plain container counts too
             written = [(box, overlay.values[box]) for box in (*overlay.written, *overlay.born)]
         for box, value in dict(written).items():
             if box in overlay.born:
@@ -248,7 +251,10 @@ class StateDict:
 
     def _register_state_dict_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         if getattr(hook, "_from_public_api", False):
-            raise RuntimeError("Cannot register the same function as the state dict post hook that was previously public")
+            raise RuntimeError(
+                "Cannot register the same function as the state dict post hook that was "
+                "previously registered via register_state_dict_post_hook"
+            )
         return RemovableHandle.add(self.__dict__["_state_dict_hooks"], hook)
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -258,7 +264,9 @@ class StateDict:
         """
         return self._register_load_state_dict_pre_hook(hook, with_module=True)
 
-    def _register_load_state_dict_pre_hook(self, hook: Callable[..., Any], with_module: bool = False) -> RemovableHandle:
+    def _register_load_state_dict_pre_hook(
+        self, hook: Callable[..., Any], with_module: bool = False
+    ) -> RemovableHandle:
         registry = self.__dict__["_load_state_dict_pre_hooks"]
         return RemovableHandle.add(registry, _WithModule(hook, self) if with_module else hook)
 
@@ -297,8 +305,8 @@ def _load(
     keys = LoadReport(missing, unexpected)
     for hook in tuple(module._load_state_dict_post_hooks.values()):
         if hook(module, keys) is not None:
-            raise RuntimeError(
-                "Hooks registered with `register_load_state_dict_post_hook` are not expected to return new values, "
+            raise AssertionError(  # torch's type
+                "Hooks registered with ``register_load_state_dict_post_hook`` are not expected to return new values, "
                 "if incompatible_keys need to be modified, it should be done inplace."
             )
 
@@ -312,6 +320,8 @@ def _load_box(box: Box, key: str, given: Any, assign: bool) -> str | None:
             f"but received {type(given)}"
         )
     old = box.value
+    if not old.shape and array.shape == (1,):  # files from before torch had scalars
+        array = array[0]
     if array.shape != old.shape:
         return (
             f"size mismatch for {key}: copying a param with shape {tuple(array.shape)} from checkpoint, "
@@ -336,7 +346,13 @@ def _report(module: Any, state: Any, missing: list[str], unexpected: list[str], 
     for path, owner in module.named_modules(remove_duplicate=False):
         for name, box in owner._local_state().items():
             names.setdefault(box, []).append(f"{path}.{name}" if path else name)
-    report.loaded = [name for box, all_names in names.items() if box in written for name in all_names if name in state]
+    report.loaded = [
+        name
+        for box, all_names in names.items()
+        if box in written
+        # A hook or an override below may have renamed its keys: then the model's first name stands for them.
+        for name in [n for n in all_names if n in state] or all_names[:1]
+    ]
     cast: list[tuple[str, str, str]] = []
     for box, all_names in names.items():
         given = next((state[name] for name in all_names if name in state), None)

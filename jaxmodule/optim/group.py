@@ -1,11 +1,13 @@
 """Parameter groups: torch's dicts, whose numbers live in one array so that changing them compiles nothing again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..core.box import Slot
+from ..core.box import Box, Slot
 from ..core.context import Tracer, tls, touch
 from ..core.freeze import Freezer
 from ..core.overlay import journal
@@ -13,25 +15,36 @@ from ..core.overlay import journal
 #: Hyper-parameters that choose an implementation of torch's. XLA has one, so they change nothing; kept for `state_dict`.
 HINTS = ("foreach", "fused", "capturable", "differentiable")
 
+Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
-class ParamGroup(dict[str, Any]):
+
+class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """One group: `params`, `names`, and the hyper-parameters.
 
-    Numbers can be set between steps, or inside a compiled step, without compiling again; only whether one is zero, and
-    everything that is no number, belongs to the program.
+    Numbers can be set between steps, or inside a compiled step, without compiling again; everything that is no number
+    belongs to the program, and so does whether one of the `gates` is zero: what is not in use costs nothing.
+
+    Copying or pickling a group by itself gives a plain dict; an optimizer makes its groups anew.
     """
 
-    def __init__(self, items: Mapping[str, Any], derive: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
-        super().__init__(items)
-        self._fields: tuple[str, ...] = ()
+    def __init__(
+        self, items: Mapping[str, Any], derive: Derive, gates: tuple[str, ...], box: Box | None = None
+    ) -> None:
+        dict.update(self, {key: _plain(value) for key, value in items.items()})
+        numbers = derive(self.raw())
         self._derive = derive
-        numbers = derive(dict(items))
+        self._gates = gates
         self._fields = tuple(numbers)
-        self.box = Slot(self._vector(numbers))
+        self.box = Slot(_vector(numbers)) if box is None else box
         self._host = self.box._value  # the array that the dict's own numbers stand for
 
-    def _vector(self, numbers: Mapping[str, Any]) -> Any:
-        return jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers.values()])
+    def raw(self) -> dict[str, Any]:
+        """The dict's own numbers: those of the last change outside of a compiled program."""
+        return {key: dict.__getitem__(self, key) for key in self}
+
+    def in_use(self, gate: str) -> bool:
+        """Is a hyper-parameter not zero? That belongs to the program; the value does not."""
+        return dict.__getitem__(self, gate) != 0
 
     def hyper(self) -> dict[str, Any]:
         """The derived numbers as scalars, here and now."""
@@ -40,27 +53,85 @@ class ParamGroup(dict[str, Any]):
 
     def static_key(self) -> Any:
         """What of the group belongs to a compiled program."""
-        numbers = tuple((k, dict.__getitem__(self, k) == 0) for k in self if k in self._fields)
         freeze = Freezer()
-        rest = tuple((k, freeze(v)) for k, v in self.items() if k not in self._fields and k not in ("params", "betas"))
-        return (numbers, rest)
+        rest = tuple((k, freeze(v)) for k, v in self.raw().items() if k not in (*self._fields, "params", "betas"))
+        return (tuple(map(self.in_use, self._gates)), rest)
+
+    __iter__: Callable[..., Iterator[str]] = dict.__iter__
+    __len__ = dict.__len__
+    __contains__ = dict.__contains__
+    __repr__ = dict.__repr__
 
     def __getitem__(self, key: str) -> Any:
+        value = dict.__getitem__(self, key)
         if key in self._fields and (tls.overlay is not None or self.box._value is not self._host):
-            value = self.box.value[self._fields.index(key)]
-            return value if isinstance(value, Tracer) else float(value)
-        return super().__getitem__(key)
+            now = self.box.value[self._fields.index(key)]
+            if isinstance(now, Tracer):
+                return now
+            return value if now == np.asarray(value, now.dtype) else float(now)
+        return value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in self._fields and tls.overlay is not None:
-            self.box.value = self.box.value.at[self._fields.index(key)].set(value)
+        traced = tls.overlay is not None
+        if traced and key in self._fields:
+            if key in self._gates and not self.in_use(key):
+                raise RuntimeError(
+                    f"{key} is 0, so the program that is being traced has no {key}. Set it outside of the transform first."
+                )
+            vector = self.box.value
+            self.box.value = vector.at[self._fields.index(key)].set(jnp.asarray(value).astype(vector.dtype))
             return
-        old = dict(self)
+        if not traced:
+            self._catch_up()
+        old = self.raw()
+        new = {**old, key: _plain(value)}
+        before, after = self._derive(old), self._derive(new)  # raises before anything has changed
         journal(self)
-        super().__setitem__(key, value)
-        numbers = self._derive(dict(self))
-        if numbers != self._derive(old):
-            self._host = self._vector(numbers)
-            self.box.value = self._host
-        if key not in self._fields or (old.get(key) == 0) != (value == 0):
+        dict.__setitem__(self, key, new[key])
+        if traced:
+            for i, name in enumerate(self._fields):
+                if before[name] != after[name]:
+                    self.box.value = self.box.value.at[i].set(after[name])
+        elif before != after:
+            self.box.value = _vector(after)
+            self._host = self.box._value
+        if key not in self._fields or (key in self._gates and (old.get(key) == 0) != (new[key] == 0)):
             touch()
+
+    def __delitem__(self, key: str) -> None:
+        self._derive({k: v for k, v in self.raw().items() if k != key})  # a number that steps use can't go
+        journal(self)
+        dict.__delitem__(self, key)
+        touch()
+
+    def restore(self, items: Mapping[str, Any]) -> None:
+        """Set the contents to what `raw` gave before."""
+        self.update(items)
+        for key in self.keys() - items.keys():
+            del self[key]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return (dict, (dict(self.items()),))
+
+    def _catch_up(self) -> None:
+        """Take over what compiled programs have made of the numbers."""
+        if self.box._value is not self._host:
+            for name in self._fields:
+                if name in self:
+                    dict.__setitem__(self, name, self[name])
+            self._host = self.box._value
+
+
+def _plain(value: Any) -> Any:
+    """A number that came as an array of one, as torch takes learning rates, as the number."""
+    scalar = (
+        isinstance(value, (jax.Array, Box, np.ndarray, np.generic))
+        and not isinstance(value, Tracer)
+        and value.ndim == 0
+    )
+    return value.item() if scalar else value
+
+
+def _vector(numbers: Mapping[str, Any]) -> Any:
+    # `float` is float64 where x64 is enabled: a float32 learning rate would show in float64 parameters.
+    return jnp.stack([jnp.asarray(x, float) for x in numbers.values()])

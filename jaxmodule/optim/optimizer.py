@@ -2,8 +2,8 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,15 @@ from .group import HINTS, ParamGroup
 Groups = Any  # parameters, (name, parameter) pairs, or dicts of torch's form
 
 
+class _Trees(NamedTuple):
+    """The state of one group: whose it is, of what kind, how it is nested, and the names of its boxes."""
+
+    names: tuple[str, ...]
+    kind: Any
+    tree: Any
+    boxes: tuple[str, ...]
+
+
 class OptimizerBase(Stateful):
     """What all optimizers share: groups, names, `step`, `zero_grad`, `state_dict`.
 
@@ -25,25 +34,22 @@ class OptimizerBase(Stateful):
     """
 
     _registries = ("_params", "_state", "_hyper", "_slots")
-    _internal: ClassVar[frozenset[str]] = frozenset({*_registries, "param_groups", "defaults", "_trees", "_order"})
+    _gates: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that cost nothing while they are zero
+    _internal: ClassVar[frozenset[str]] = frozenset({*_registries, "param_groups", "defaults", "_trees"})
 
     def __init__(self, params: Groups, defaults: Mapping[str, Any]) -> None:
         own = self.__dict__
-        for name in ("_params", "_state", "_hyper"):
-            own[name] = Registry()
+        for name in ("_params", "_state", "_hyper", "_trees"):
+            own[name] = Registry(watched=True)
         own["defaults"] = dict(defaults)
         own["param_groups"] = []
-        own["_trees"] = []  # for each group: (names that have state, treedef of the state)
         if isinstance(params, (jax.Array, Box, Module)):
             raise TypeError(
                 f"params argument given to the optimizer should be an iterable of Parameters or dicts, but got "
                 f"{type(params).__name__}" + (": pass model.parameters()" if isinstance(params, Module) else "")
             )
-        given = _as_groups(params)
-        for group in given:
+        for group in _as_groups(params):
             self.add_param_group(group)
-        if not self._params:
-            raise ValueError("optimizer got an empty parameter list")
 
     # -- groups ---------------------------------------------------------------------------------------------------
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
@@ -51,15 +57,15 @@ class OptimizerBase(Stateful):
 
         Raises:
             TypeError: something in it is no Parameter.
-            ValueError: a parameter is in another group already, or a hyper-parameter is unknown or out of its range.
+            ValueError: a parameter is in another group already, or a hyper-parameter is out of its range.
+
+        Note:
+            As in torch a group may have further keys, for your own use.
         """
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         items = dict(param_group)
         named = _named(items.pop("params"))
-        unknown = items.keys() - self.defaults.keys() - {"names", "initial_lr"}
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no hyper-parameter {sorted(unknown)[0]!r}")
         items = {**self.defaults, **items}
         self._validate(items)
         known = set(self._params.values())
@@ -70,10 +76,9 @@ class OptimizerBase(Stateful):
             name = _unique(name or str(len(self._params)), self._params)
             self._params[name] = box
             names.append(name)
-        group = ParamGroup({"params": [box for _, box in named], "names": names, **items}, self._numbers)
+        group = ParamGroup({**items, "params": [box for _, box in named], "names": names}, self._numbers, self._gates)
         self._hyper[str(len(self.param_groups))] = group.box
         self.param_groups.append(group)
-        self._trees.append(None)
         self._ensure_state(len(self.param_groups) - 1)
 
     def _validate(self, items: Mapping[str, Any]) -> None:
@@ -84,8 +89,7 @@ class OptimizerBase(Stateful):
         return {"unused": 0.0}
 
     def _structure_extra(self) -> Any:
-        state = tuple((names, tree) for names, tree in self._trees)
-        return (tuple(group.static_key() for group in self.param_groups), state)
+        return (tuple(group.static_key() for group in self.param_groups), tuple(self._trees.values()))
 
     # -- state ----------------------------------------------------------------------------------------------------
     def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
@@ -100,29 +104,43 @@ class OptimizerBase(Stateful):
     def _trainable(self, group: ParamGroup) -> dict[str, Parameter]:
         return {name: self._params[name] for name in group["names"] if self._params[name].requires_grad}
 
-    def _ensure_state(self, index: int) -> None:
-        """Make state for the parameters of a group that need it and have none; the others keep theirs."""
+    def _state_kind(self, group: ParamGroup) -> Any:
+        """What else than the parameters decides what the state looks like."""
+        return None
+
+    def _ensure_state(self, index: int, also: Container[str] = ()) -> _Trees | None:
+        """Make state for the parameters of a group that need it and have none; the others keep theirs.
+
+        Args:
+            index: the group's.
+            also: names of frozen parameters that get state too.
+
+        Returns:
+            What `_trees` had of this group before, if it had something and that has changed.
+        """
         group = self.param_groups[index]
-        before = self._trees[index]
-        names = before[0] if before else ()
-        wanted = tuple(n for n in group["names"] if n in names or self._params[n].requires_grad)
-        if before is not None and wanted == names:
-            return
+        before: _Trees | None = self._trees.get(index)
+        had = before.names if before else ()
+        wanted = tuple(n for n in group["names"] if n in had or n in also or self._params[n].requires_grad)
+        kind = self._state_kind(group)
+        if before is not None and wanted == had and kind == before.kind:
+            return None
         state = self._init(group, {name: self._params[name].value for name in wanted})
         paths, tree = jax.tree_util.tree_flatten_with_path(state)
         boxes = {}
         for path, leaf in paths:
-            name = f"{index}{jax.tree_util.keystr(path)}"
-            boxes[name] = self._state.get(name) or Slot(jnp.asarray(leaf))
-        for name in [n for n in self._state if n.startswith(f"{index}[") or n.startswith(f"{index}.")]:
+            name, leaf = f"{index}{jax.tree_util.keystr(path)}", jnp.asarray(leaf)
+            known = self._state.get(name)
+            boxes[name] = Slot(leaf) if known is None or known.shape != leaf.shape else known
+        for name in before.boxes if before else ():
             del self._state[name]
         self._state.update(boxes)
-        self._trees[index] = (wanted, tree)
+        self._trees[index] = _Trees(wanted, kind, tree, tuple(boxes))
+        return before
 
     def _group_state(self, index: int) -> tuple[list[Box], Any]:
-        _, tree = self._trees[index]
-        boxes = [box for name, box in self._state.items() if name.startswith((f"{index}[", f"{index}."))]
-        return boxes, tree
+        trees = self._trees[index]
+        return [self._state[name] for name in trees.boxes], trees.tree
 
     # -- the step -------------------------------------------------------------------------------------------------
     def step(self, grads: Any = None) -> Any:
@@ -134,10 +152,11 @@ class OptimizerBase(Stateful):
                 first and its value returned.
 
         Raises:
-            KeyError: a gradient belongs to none of the optimizer's parameters.
+            KeyError: a plain name is none of the optimizer's, or not one of the gradients is for its parameters.
 
         Note:
-            A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included.
+            A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included. So is,
+            as in torch, a parameter that `jm.grad` differentiated and this optimizer does not have: another one may.
         """
         loss = None
         if callable(grads) and not isinstance(grads, Module):
@@ -153,7 +172,7 @@ class OptimizerBase(Stateful):
     def _step_group(self, index: int, group: ParamGroup, grads: dict[str, Any]) -> None:
         boxes, tree = self._group_state(index)
         state = jax.tree_util.tree_unflatten(tree, [box.value for box in boxes])
-        params = {name: self._params[name].value for name in self._trees[index][0]}
+        params = {name: self._params[name].value for name in self._trees[index].names}
         new, state = self._update(group, grads, state, params)
         for name, value in new.items():
             self._params[name].value = value
@@ -177,16 +196,29 @@ class OptimizerBase(Stateful):
             raise TypeError(f"step() takes the gradients that jm.grad returns, got {type(grads).__name__}")
         by_box = {box: name for name, box in self._params.items()}
         found = {}
+        others = []
         for name, gradient in grads.items():
             box = name.box if isinstance(name, ParamName) else None
             mine = by_box.get(box) if box is not None else None
-            if mine is None and name in self._params:
-                mine = str(name)
-            if mine is None:
-                raise KeyError(f"the gradient {str(name)!r} belongs to no parameter of this optimizer: {list(self._params)[:5]}, …")
+            if mine is None and box is not None and box._birth is None:
+                others.append(str(name))  # a parameter, no clone of one in a raw transform: its name may be another's
+                continue
+            if mine is None and name not in self._params:
+                raise KeyError(
+                    f"the gradient {str(name)!r} belongs to no parameter of this optimizer, which has {self._some()}"
+                )
             if gradient is not None:
-                found[mine] = unbox(gradient)
+                found[str(name) if mine is None else mine] = unbox(gradient)
+        if others and not found:
+            raise KeyError(
+                f"the gradients {others[:5]} are of parameters that this optimizer does not have; it has {self._some()}. "
+                "To use them for its own parameters of the same names, pass `{str(name): g for name, g in grads.items()}`."
+            )
         return found
+
+    def _some(self) -> str:
+        names = list(self._params)
+        return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients in the parameters' `.grad`, or with `set_to_none=False` make them zeros."""
@@ -200,8 +232,7 @@ class OptimizerBase(Stateful):
         """The state by parameter name: `{"fc.weight": {"step": …, "exp_avg": …}}`; what is no parameter's is under ""."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for index in range(len(self.param_groups)):
-            boxes, tree = self._group_state(index)
-            self._split_state(index, tree.unflatten([box.value for box in boxes]), found)
+            self._split_state(index, self._state_of(index), found)
         return dict(found)
 
     def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
@@ -236,35 +267,72 @@ class OptimizerBase(Stateful):
             ValueError: the groups or the parameters' names or shapes differ.
         """
         groups = state_dict["param_groups"]
+        given = state_dict["state"]
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         for saved, group in zip(groups, self.param_groups, strict=True):
             if list(saved["params"]) != list(group["names"]):
                 raise ValueError(
-                    f"loaded state dict contains a parameter group of other parameters: {list(saved['params'])[:5]} "
-                    f"against {list(group['names'])[:5]}"
+                    "loaded state dict contains a parameter group that doesn't match the optimizer's group: it has "
+                    f"{list(saved['params'])[:5]}, the optimizer {list(group['names'])[:5]}"
                 )
-        joined = []
-        for index in range(len(groups)):
-            boxes, tree = self._group_state(index)
-            state = self._join_state(index, tree.unflatten([box.value for box in boxes]), state_dict["state"])
-            joined.append((boxes, jax.tree.leaves(state)))
-        for boxes, leaves in joined:
-            for box, leaf in zip(boxes, leaves, strict=True):
+        unknown = [name for name in given if name and name not in self._params]
+        if unknown:
+            raise ValueError(
+                f"loaded state dict has state of parameters that the optimizer doesn't have: {unknown[:5]}"
+            )
+        before = list(self._state.items()), list(self._trees.items()), [group.raw() for group in self.param_groups]
+        try:
+            for index, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
+                group.update(
+                    {k: tuple(v) if type(v) is list else v for k, v in saved.items() if k not in ("params", "names")}
+                )
+                self._ensure_state(index, also=given)
+            self._check_state(given)
+            joined = [self._join_state(index, self._state_of(index), given) for index in range(len(groups))]
+        except Exception:
+            self._state.reorder(before[0])
+            self._trees.reorder(before[1])
+            for group, old in zip(self.param_groups, before[2], strict=True):
+                group.restore(old)
+            raise
+        for index, state in enumerate(joined):
+            for box, leaf in zip(self._group_state(index)[0], jax.tree.leaves(state), strict=True):
                 box.value = leaf
-        for saved, group in zip(groups, self.param_groups, strict=True):
-            for key, value in saved.items():
-                if key != "params":
-                    group[key] = tuple(value) if isinstance(value, list) else value
+
+    def _state_of(self, index: int) -> Any:
+        boxes, tree = self._group_state(index)
+        return tree.unflatten([box.value for box in boxes])
+
+    def _check_state(self, given: Mapping[str, Mapping[str, Any]]) -> None:
+        own = self.state
+        for name, entries in given.items():
+            if entries.keys() != own.get(name, {}).keys():
+                raise ValueError(
+                    f"loaded state of {name!r} has {sorted(entries)}, {type(self).__name__} needs {sorted(own.get(name, {}))}"
+                )
+
+    # -- copies ---------------------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        # A treedef can't be pickled with optax's node types in it; a tree of its kind can.
+        trees = {i: t._replace(tree=t.tree.unflatten(range(len(t.boxes)))) for i, t in self._trees.items()}
+        return {**self.__dict__, "_trees": trees}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = self.__dict__
+        own.update(state)
+        trees = {i: t._replace(tree=jax.tree_util.tree_structure(t.tree)) for i, t in state["_trees"].items()}
+        own["_trees"] = Registry(trees, watched=True)
+        own["param_groups"] = [self._group_again(i, group) for i, group in enumerate(state["param_groups"])]
+
+    def _group_again(self, index: int, items: Mapping[str, Any]) -> ParamGroup:
+        """A group with this object's own parameters and numbers."""
+        items = {**items, "params": [self._params[name] for name in items["names"]]}
+        return ParamGroup(items, self._numbers, self._gates, self._hyper[str(index)])
 
     def _assemble(self, parts: dict[str, Any], nodes: list[Any], boxes: dict[Box, Box]) -> None:
         super()._assemble(parts, nodes, boxes)
-        groups = []
-        for i, group in enumerate(parts["param_groups"]):
-            new = ParamGroup.__new__(ParamGroup)
-            dict.update(new, {**dict(group), "params": [self._params[name] for name in group["names"]]})
-            new.__dict__.update(group.__dict__, box=self._hyper[str(i)])
-            groups.append(new)
+        groups = [self._group_again(i, group.raw()) for i, group in enumerate(parts["param_groups"])]
         self.__dict__["param_groups"] = groups
 
     def __repr__(self) -> str:
@@ -284,9 +352,7 @@ def _matching(value: Any, like: Any, owner: str) -> Any:
 
 def _as_groups(params: Any) -> list[Any]:
     """Torch's forms of `params` as a list of group dicts."""
-    if hasattr(params, "named"):
-        return [{"params": params}]
-    given = list(params)
+    given = list(params.named() if hasattr(params, "named") else params)
     if not given:
         raise ValueError("optimizer got an empty parameter list")
     return given if isinstance(given[0], Mapping) else [{"params": given}]
@@ -295,7 +361,9 @@ def _as_groups(params: Any) -> list[Any]:
 def _named(params: Any) -> list[tuple[str, Parameter]]:
     """(name, parameter) pairs of a group, each parameter once; "" where no name is known."""
     if isinstance(params, set):
-        raise TypeError("optimizer parameters need to be organized in ordered collections; use a list instead of a set.")
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections; use a list instead of a set."
+        )
     if isinstance(params, Parameter):
         params = [params]
     found: dict[Parameter, str] = {}
@@ -365,7 +433,7 @@ class RuleOptimizer(OptimizerBase):
     compiled call pays for every array it carries.
     """
 
-    def _slots_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
         """The names of the arrays that a parameter has in the state."""
         raise NotImplementedError
 
@@ -377,14 +445,19 @@ class RuleOptimizer(OptimizerBase):
         slots = {slot: {name: jnp.zeros_like(p) for name, p in params.items()} for slot in self._slots_of(group)}
         return {"step": jnp.zeros(len(params), jnp.int32), **slots}
 
-    def _ensure_state(self, index: int) -> None:
-        before = self._trees[index]
-        steps = dict(zip(before[0], self._state[f"{index}['step']"].value, strict=True)) if before else {}
-        super()._ensure_state(index)
-        after = self._trees[index]
-        if before is not None and after is not before:
+    def _state_kind(self, group: ParamGroup) -> Any:
+        return self._slots_of(group)
+
+    def _ensure_state(self, index: int, also: Container[str] = ()) -> _Trees | None:
+        name = f"{index}['step']"
+        old = self._state[name].value if name in self._state else None
+        before = super()._ensure_state(index, also)
+        if before is not None and old is not None:
+            place = {n: i for i, n in enumerate(before.names)}
             zero = jnp.zeros((), jnp.int32)
-            self._state[f"{index}['step']"] = Slot(jnp.stack([steps.get(name, zero) for name in after[0]]))
+            steps = [old[place[n]] if n in place else zero for n in self._trees[index].names]
+            self._state[name].value = jnp.stack(steps)
+        return before
 
     def _update(
         self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any]
@@ -399,25 +472,32 @@ class RuleOptimizer(OptimizerBase):
             if name in grads:
                 p = params[name]
                 g = -grads[name] if group["maximize"] else grads[name]
-                own = {slot: arrays[name] for slot, arrays in new_state.items()}
-                new[name], own = self._rule(group, _cast(h, p.dtype), g.astype(p.dtype), p, own, steps[i])
+                kind = _kind(p.dtype)
+                own = {slot: arrays[name].astype(kind) for slot, arrays in new_state.items()}
+                value, own = self._rule(group, _cast(h, kind), g.astype(kind), p.astype(kind), own, steps[i])
+                new[name] = value.astype(p.dtype)
                 for slot, value in own.items():
                     new_state[slot][name] = value.astype(p.dtype)
         return new, {"step": steps, **new_state}
 
     def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
-        for i, name in enumerate(self._trees[index][0]):
+        for i, name in enumerate(self._trees[index].names):
             found[name] = {"step": state["step"][i], **{k: v[name] for k, v in state.items() if k != "step"}}
 
     def _join_state(self, index: int, state: Any, given: Mapping[str, Mapping[str, Any]]) -> Any:
         steps = []
         joined = {slot: dict(arrays) for slot, arrays in state.items() if slot != "step"}
-        for i, name in enumerate(self._trees[index][0]):
+        for i, name in enumerate(self._trees[index].names):
             own = given.get(name, {})
             steps.append(jnp.asarray(own.get("step", state["step"][i])).astype(jnp.int32).reshape(()))
             for slot, arrays in joined.items():
                 arrays[name] = _matching(own[slot], arrays[name], name) if slot in own else arrays[name]
         return {"step": jnp.stack(steps), **joined}
+
+
+def _kind(dtype: Any) -> Any:
+    """What a step computes in: half precision has neither 0.999 nor the small steps."""
+    return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
 
 
 def _cast(h: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -433,4 +513,3 @@ def check(ok: bool, what: str, value: Any) -> None:
 def hints(**given: Any) -> dict[str, Any]:
     """The arguments that choose torch's implementation, kept for `state_dict` (see `group.HINTS`)."""
     return {name: given[name] for name in HINTS if name in given}
-

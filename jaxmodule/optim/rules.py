@@ -56,6 +56,8 @@ class SGD(RuleOptimizer):
             params, {**numbers, **choices, **hints(foreach=foreach, differentiable=differentiable, fused=fused)}
         )
 
+    _gates = ("momentum", "dampening", "weight_decay")
+
     def _validate(self, items: Mapping[str, Any]) -> None:
         check(items["lr"] >= 0, "learning rate", items["lr"])
         check(items["momentum"] >= 0, "momentum value", items["momentum"])
@@ -66,26 +68,21 @@ class SGD(RuleOptimizer):
     def _numbers(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {name: group[name] for name in ("lr", "momentum", "dampening", "weight_decay")}
 
-    def _slots_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
-        return ("momentum_buffer",) if _nonzero(group, "momentum") else ()
+    def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group.in_use("momentum") else ()
 
     def _rule(self, group: ParamGroup, h: dict[str, Any], g: Any, p: Any, s: dict[str, Any], t: Any) -> tuple[Any, Any]:
-        if _nonzero(group, "weight_decay"):
+        if group.in_use("weight_decay"):
             g = g + h["weight_decay"] * p
         if s:
             v = h["momentum"] * s["momentum_buffer"]
-            if _nonzero(group, "dampening"):
+            if group.in_use("dampening"):
                 v = jnp.where(t == 1, g, v + (1 - h["dampening"]) * g)
             else:
                 v = v + g
             s = {"momentum_buffer": v}
             g = g + h["momentum"] * v if group["nesterov"] else v
         return p - h["lr"] * g, s
-
-
-def _nonzero(group: Mapping[str, Any], name: str) -> bool:
-    """Is a hyper-parameter in use? Whether it is zero belongs to the program; its value does not."""
-    return dict(group)[name] != 0  # the dict's own number, which is no traced value
 
 
 class Adam(RuleOptimizer):
@@ -115,7 +112,7 @@ class Adam(RuleOptimizer):
         >>> optimizer.param_groups[0]["lr"] = 1e-4
     """
 
-    _decoupled = False
+    _gates = ("weight_decay",)
 
     def __init__(
         self,
@@ -152,11 +149,11 @@ class Adam(RuleOptimizer):
         derived = {f"{what}{i}": f(b) for i, b in ((1, b1), (2, b2)) for what, f in _OF_BETA.items()}
         return {**plain, **derived}
 
-    def _slots_of(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
     def _rule(self, group: ParamGroup, h: dict[str, Any], g: Any, p: Any, s: dict[str, Any], t: Any) -> tuple[Any, Any]:
-        if _nonzero(group, "weight_decay"):
+        if group.in_use("weight_decay"):
             if group["decoupled_weight_decay"]:
                 p = p * (1 - h["lr"] * h["weight_decay"])
             else:
@@ -167,9 +164,9 @@ class Adam(RuleOptimizer):
         largest = v
         if group["amsgrad"]:
             largest = new["max_exp_avg_sq"] = jnp.maximum(s["max_exp_avg_sq"], v)
-        t = t.astype(jnp.float32)
-        correction1 = -jnp.expm1(t * h["log1"].astype(jnp.float32)).astype(p.dtype)
-        correction2 = -jnp.expm1(t * h["log2"].astype(jnp.float32)).astype(p.dtype)
+        t = t.astype(h["log1"].dtype)
+        correction1 = -jnp.expm1(t * h["log1"])
+        correction2 = -jnp.expm1(t * h["log2"])
         denominator = jnp.sqrt(largest) / jnp.sqrt(correction2) + h["eps"]
         return p - (h["lr"] / correction1) * (m / denominator), new
 
