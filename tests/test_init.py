@@ -279,6 +279,13 @@ def test_trunc_normal(mean, std, a, b, dtype):
         assert follows(w, stats.truncnorm((a - mean) / std, (b - mean) / std, mean, std))
 
 
+def test_trunc_normal_in_a_tail_is_the_same_compiled():
+    def draw(generator):
+        return init.trunc_normal_(box(50, 40), 0.1, 0.7, 1.2, 1.9, generator=generator).value
+
+    assert_same_bits(jm.jit(draw)(jm.Generator(3)), draw(jm.Generator(3)))
+
+
 def test_trunc_normal_warns_and_refuses():
     with pytest.warns(UserWarning, match=r"mean is more than 2 std from \[a, b\] in nn.init.trunc_normal_"):
         init.trunc_normal_(box(3), 10.0)

@@ -321,8 +321,7 @@ def _whole(
     draw: np.dtype,
     dtype: np.dtype,
 ) -> jax.Array:
-    # The barrier keeps XLA from folding known scalars into its arithmetic, which would change last bits against _chunk.
-    numbers = lax.optimization_barrier(numbers)
+    """All of the result at once, through `jax.random`."""
     if kind == "uniform":
         return jax.random.uniform(key, shape, draw, *numbers)
     if kind == "normal":

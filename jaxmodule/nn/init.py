@@ -258,7 +258,7 @@ def trunc_normal_(
             key, old.shape, old.dtype, lower, upper, mean, std, a, b, device=_placement(old)
         )
     else:
-        numbers = tuple(np.asarray(x, _draw_dtype(old.dtype)) for x in (mean, std, a, b))
+        numbers = tuple(np.asarray(x, _draw_dtype(old.dtype)) for x in (mean, 1 / std, a, b))
         _put(box, _truncated_by_rejection(key, numbers, old.shape, old.dtype))
     return tensor
 
@@ -268,15 +268,15 @@ def _truncated_by_rejection(
     key: jax.Array, numbers: tuple[jax.Array, ...], shape: tuple[int, ...], dtype: Any
 ) -> jax.Array:
     """Propose from U(a, b), accept with the density relative to its largest value in [a, b], until all are accepted."""
-    mean, std, a, b = lax.optimization_barrier(numbers)
+    mean, precision, a, b = numbers  # 1 / std: XLA turns a division by a known number into this, one by an unknown not
     draw = mean.dtype
-    peak = ((jnp.clip(mean, a, b) - mean) / std) ** 2
+    peak = ((jnp.clip(mean, a, b) - mean) * precision) ** 2
 
     def propose(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         i, pending, out = state
         proposal_key, accept_key = jax.random.split(jax.random.fold_in(key, i))
         proposal = jax.random.uniform(proposal_key, shape, draw, a, b)
-        density = jnp.exp((peak - ((proposal - mean) / std) ** 2) / 2)
+        density = jnp.exp((peak - ((proposal - mean) * precision) ** 2) / 2)
         accept = jax.random.uniform(accept_key, shape, draw) < density
         return i + 1, pending & ~accept, jnp.where(pending & accept, proposal, out)
 
