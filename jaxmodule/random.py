@@ -16,7 +16,9 @@ from .core.box import Slot, unbox
 from .core.context import tls
 from .core.state import Stateful
 
-_FOREIGN = "a random number is drawn inside a raw JAX transform (jax.jit, jax.grad, jax.vmap, ...), which would repeat it."
+_FOREIGN = (
+    "a random number is drawn inside a raw JAX transform (jax.jit, jax.grad, jax.vmap, ...), which would repeat it."
+)
 _USE_RNG = (
     "Use the transform of the same name in jaxmodule (jm.jit, jm.grad, ...), which advances the generator;\n"
     "or give the block its own: `with jm.use_rng(key): ...`; or `model.eval()` if nothing should be drawn."
@@ -63,14 +65,15 @@ class Generator(Stateful):
         True
     """
 
+    _internal = Stateful._internal | {"_initial"}  # the seed is no part of the structure: a new one compiles nothing
+
     def __init__(self, seed: Any = 0) -> None:
-        self._initial = 0
         self.manual_seed(seed)
 
     def manual_seed(self, seed: Any) -> "Generator":
         """Start again from `seed`, an int or a JAX key."""
         key = _as_key(seed)
-        self._initial = int(seed) if isinstance(seed, int) else None
+        self.__dict__["_initial"] = int(seed) if isinstance(seed, int) else None
         self._impl = str(jax.random.key_impl(key))
         state = jnp.concatenate([jax.random.key_data(key), jnp.zeros(1, jnp.uint32)])
         if "state" in self._slots:
@@ -89,9 +92,10 @@ class Generator(Stateful):
 
     def initial_seed(self) -> int:
         """The seed it was last given as an int."""
-        if self._initial is None:
+        initial = self.__dict__["_initial"]
+        if initial is None:
             raise RuntimeError("this generator was seeded with a key, not an int")
-        return self._initial
+        return initial
 
     def next_key(self) -> jax.Array:
         """Draw one key and advance the counter."""
@@ -116,12 +120,19 @@ class Generator(Stateful):
     def clone_state(self) -> "Generator":
         """A new generator in the same state."""
         new = Generator.__new__(Generator)
-        new._initial, new._impl = self._initial, self._impl
+        new.__dict__["_initial"] = self.__dict__["_initial"]
+        new._impl = self._impl
         new._slots["state"] = _RngState(self.get_state())
         return new
 
+    def _become(self, other: "Generator") -> None:
+        """Take over the state, kind and seed of another."""
+        self.__dict__["_initial"] = other.__dict__["_initial"]
+        self._impl = other._impl
+        self._slots["state"].value = other.get_state()
+
     def __repr__(self) -> str:
-        return f"Generator(seed={self._initial}, impl={self._impl!r})"
+        return f"Generator(seed={self.__dict__['_initial']}, impl={self._impl!r})"
 
 
 _default: Generator | None = None  # made on first use: importing must not start JAX's backends
@@ -215,8 +226,8 @@ def fork_rng(enabled: bool = True) -> Iterator[None]:
         yield
         return
     generator = default_generator()
-    state = generator.get_state()
+    before = generator.clone_state()
     try:
         yield
     finally:
-        generator.set_state(state)
+        generator._become(before)

@@ -104,7 +104,7 @@ def test_other_operators():
     assert operator.index(integer) == 3
     assert [10, 11, 12, 13][integer] == 13
     assert f"{scalar:.2f}" == "2.50"
-    assert 3.0 in p
+    assert 3.0 in nn.Parameter(A[1])
     assert [float(x) for x in divmod(scalar, 2.0)] == [1.0, 0.5]
     assert [float(x) for x in divmod(7.0, scalar)] == [2.0, 2.0]
     with pytest.raises(ValueError, match="ambiguous"):
@@ -405,27 +405,24 @@ def test_a_frozen_parameter_has_no_gradient_in_raw_jax_either(raw):
     ],
     ids=["SGD", "Adam", "AdamW", "optax"],
 )
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_optimizers_leave_frozen_parameters_alone(make, when):
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
-    if when == "before":
-        model[0].requires_grad_(False)
-    optimizer = make(model.parameters())
+def test_optimizers_leave_frozen_parameters_alone(make):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic needs it
+        optimizer = make(model.parameters())
 
-    @jm.jit
-    def step(model, optimizer):
-        optimizer.step(jm.grad(loss)(model))
+        @jm.jit
+        def step(model, optimizer):
+            optimizer.step(jm.grad(loss)(model))
 
-    if when == "after":
-        step(model, optimizer)  # it has a moment already
-        model[0].requires_grad_(False)
-    before = {str(n): p.value for n, p in model.named_parameters()}
-    for _ in range(2):
         step(model, optimizer)
-    jm.backward(loss)(model)
-    optimizer.step()
+        model[1].requires_grad_(False)  # it has moments already
+        before = {str(n): p.value for n, p in model.named_parameters()}
+        step(model, optimizer)
+        jm.backward(loss)(model)
+        optimizer.step()
     for name, p in model.named_parameters():
-        assert bool((p == before[name]).all()) == name.startswith("0.")
+        assert bool((p == before[name]).all()) == (name[0] in "01")
 
 
 def test_backward_gives_a_frozen_parameter_no_grad():
@@ -719,7 +716,7 @@ def test_writing_plain_state_in_a_raw_transform_raises():
         lambda: jax.grad(lambda x: model(x).sum())(ROW),
         lambda: jax.vmap(lambda x: model(x))(ROW[None]),
     ):
-        with pytest.raises(jm.ForeignTraceError, match="'last' of Plain.*jm.jit"):
+        with pytest.raises(jm.ForeignTraceError, match=r"(?s)'last' of Plain\(\).*jm\.jit"):
             run()
         assert not model.last.any()
     model = nn.Linear(3, 3)
@@ -890,10 +887,11 @@ def test_optax_on_the_module_pytree():
 
     params = dict(jm.split(model)[0])
     pure_state = transform.init(params)
-    for _ in range(5):
-        model, state, value = step(model, state)
-        params, pure_state, expected = pure_step(params, pure_state)
-        np.testing.assert_allclose(value, expected, rtol=1e-4)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic needs it
+        for _ in range(5):
+            model, state, value = step(model, state)
+            params, pure_state, expected = pure_step(params, pure_state)
+            np.testing.assert_allclose(value, expected, rtol=1e-4)
     assert isinstance(model, nn.Linear)
     np.testing.assert_allclose(model.weight, params["weight"], rtol=1e-4)
     assert step._cache_size() == 1

@@ -86,23 +86,23 @@ def _register(cls: type) -> None:
 
 
 class Box(_ArrayLike):
-    """A mutable cell round one array. `.value` (alias `.data`) reads and writes it; every array operation works on it."""
+    """A mutable cell round one array: `.value` (alias `.data`). Every array operation works on it."""
 
     __slots__ = ("__weakref__", "_birth", "_value")
+    _birth: Any  # the trace state it was made in, None for eager code and for the trace of an overlay
+    _value: Any
 
     __array_priority__ = 101  # numpy's operators leave `ndarray + box` to the box, as they do for a jax.Array
     _container = False  # is the value a container of arrays?
     _foreign = ""  # what to say of a write in a foreign trace, where there is something better to say
     _remedy = ""
 
-    if not TYPE_CHECKING:
+    def __init__(self, value: Any) -> None:
+        birth(self, _strong(value))
 
-        def __init__(self, value: Any) -> None:
-            birth(self, _strong(value))
-
-        def __init_subclass__(cls, **kwargs: Any) -> None:
-            super().__init_subclass__(**kwargs)
-            _register(cls)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _register(cls)
 
     @property
     def value(self) -> jax.Array:
@@ -179,12 +179,12 @@ class Box(_ArrayLike):
         return jax.lax.stop_gradient(self.value)
 
     # -- what Python and numpy ask of an array ------------------------------------------------------------------
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __jax_array__(self) -> jax.Array:
         return self.value
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:  # pyright: ignore
         array = np.asarray(self.value)
         return array.astype(dtype) if dtype is not None else array.copy() if copy else array
 
@@ -241,7 +241,21 @@ def _operator(name: str, function: Callable[..., Any], reflected: bool = False) 
     setattr(Box, name, method)
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift", "and", "or", "xor"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "lshift",
+    "rshift",
+    "and",
+    "or",
+    "xor",
+):
     _function = getattr(operator, f"{_name}_" if _name in ("and", "or") else _name)
     _operator(f"__{_name}__", _function)
     _operator(f"__r{_name}__", _function, reflected=True)
@@ -285,11 +299,9 @@ class GradBox(Box):
 
     __slots__ = ()
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, value: Any = None) -> None:
-            _set_value(self, None)
-            birth(self, value)
+    def __init__(self, value: Any = None) -> None:
+        _set_value(self, None)
+        birth(self, value)
 
     def _set_raw(self, value: Any) -> None:
         changed = (self._value is None) != (value is None)
@@ -321,12 +333,14 @@ class Parameter(Box):
     """
 
     __slots__ = ("__dict__", "_grad", "_hooks", "_requires_grad", "name_hint")
+    _grad: GradBox | None
+    _hooks: Registry | None
+    _requires_grad: bool
+    name_hint: str
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-            birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
-            _set_slots(self, bool(requires_grad))
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
+        _set_slots(self, bool(requires_grad))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _PARAMETER_NAMES:  # a mark of the user's, which code under a transform may read
@@ -386,7 +400,7 @@ class Parameter(Box):
         """The box of the gradient, made on first use."""
         if self._grad is None:
             _set_grad(self, GradBox())
-        return self._grad
+        return self._grad  # pyright: ignore[reportReturnType]
 
     @property
     def grad(self) -> jax.Array | None:
@@ -412,9 +426,11 @@ class Parameter(Box):
         """
         if not self._requires_grad:
             raise RuntimeError("cannot register a hook on a parameter that doesn't require gradient")
-        if self._hooks is None:
-            _set_hooks(self, Registry(watched=True))
-        return RemovableHandle.add(self._hooks, hook)
+        hooks = self._hooks
+        if hooks is None:
+            hooks = Registry(watched=True)
+            _set_hooks(self, hooks)
+        return RemovableHandle.add(hooks, hook)
 
     def _apply_hooks(self, gradient: jax.Array) -> jax.Array:
         for hook in tuple((self._hooks or {}).values()):
@@ -493,12 +509,11 @@ class Buffer(Box):
     """
 
     __slots__ = ("persistent",)
+    persistent: bool
 
-    if not TYPE_CHECKING:
-
-        def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-            birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
-            self.persistent = persistent
+    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
+        self.persistent = persistent
 
     @property
     def requires_grad(self) -> bool:
@@ -512,7 +527,7 @@ class Buffer(Box):
         self.persistent = flags
 
     def _clone(self, value: Any) -> Box:
-        new = super()._clone(value)
+        new: Any = super()._clone(value)
         new.persistent = self.persistent
         return new
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import jax
+from jax.core import Tracer as Tracer
 
 try:  # its home since JAX 0.10
     from jax.extend.core import get_opaque_trace_state as _opaque_trace_state
@@ -18,10 +18,8 @@ except ImportError:  # pragma: no cover - where 0.10.0 keeps it
 
 trace_state: Callable[[], Any] = _opaque_trace_state
 
-#: The trace state of eager code. It is equal in all threads and contexts (checked: meshes, precision, x64, disable_jit).
+#: The trace state of eager code: equal in all threads and contexts (checked: meshes, precision, x64, disable_jit).
 EAGER = trace_state()
-
-Tracer = jax.core.Tracer
 
 #: The aux data of an object that our own flatten leaves out (see `structure.flatten_args`).
 HOLE = object()

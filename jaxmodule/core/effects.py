@@ -62,7 +62,11 @@ class Effects:
             else:
                 birth(box, rebuild(encoding, [next(rest) for _ in encoding.arrays]))
         for sink, key, tree, count in self.emitted:
-            emit(tls.captures[sink] if isinstance(sink, int) else sink, key, jax.tree_util.tree_unflatten(tree, [next(rest) for _ in range(count)]))
+            emit(
+                tls.captures[sink] if isinstance(sink, int) else sink,
+                key,
+                jax.tree_util.tree_unflatten(tree, [next(rest) for _ in range(count)]),
+            )
 
 
 def take(overlay: Overlay, births: Sequence[Box] | None = None) -> tuple[Effects, list[Any]]:
@@ -94,4 +98,3 @@ def take(overlay: Overlay, births: Sequence[Box] | None = None) -> tuple[Effects
         effects.emitted.append((sink, key, tree, len(leaves)))
         packed += leaves
     return effects, arrays + packed
-

@@ -11,7 +11,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from copy import copy, deepcopy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,15 @@ class Node:
     """What the structure code knows of an object with state: the base of `Stateful`, apart to keep imports a DAG."""
 
     __slots__ = ("__weakref__", "_birth", "_layout", "_watched")
+
+    if TYPE_CHECKING:  # what Stateful adds
+        _registries: ClassVar[tuple[str, ...]]
+        _internal: ClassVar[frozenset[str]]
+
+        def _structure_extra(self) -> Any: ...
+        def _named_trainable(self) -> dict[str, Any]: ...
+        def _parts(self, index: dict[int, int]) -> dict[str, Any]: ...
+        def _assemble(self, parts: dict[str, Any], nodes: list[Any], boxes: dict[Any, Any]) -> None: ...
 
 
 class _Opaque:
@@ -120,7 +129,7 @@ class _Frozen(_Opaque):
 
 
 def is_container(value: Any) -> bool:
-    """Is `value` a plain container that belongs in a ContainerSlot: mutable, or holding arrays or objects with state?"""
+    """Does `value` belong in a ContainerSlot: is it a mutable container, or one of arrays or objects with state?"""
     kind = type(value)
     if kind in ATOMS:
         return False

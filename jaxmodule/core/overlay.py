@@ -1,11 +1,11 @@
 """The overlay: where boxes are read and written while a function is traced.
 
 A transform pushes an `Overlay` that maps boxes to their values in this trace, runs the function, and takes the boxes
-that were *written* as extra outputs; the objects themselves are never touched. So an exception rolls everything back, no
-tracer can stay in an object, threads trace independently, and nesting is a stack.
+that were *written* as extra outputs; the objects themselves are never touched. So an exception rolls everything back,
+no tracer can stay in an object, threads trace independently, and nesting is a stack.
 
-An overlay is *closed* (`jit`: what it does not hold is not part of the program, reading it is an error) or *transparent*
-(`grad`: what it does not hold is read from the overlay below, or from the object).
+An overlay is *closed* (`jit`: what it does not hold is not part of the program, reading it is an error) or
+*transparent* (`grad`: what it does not hold is read from the overlay below, or from the object).
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,18 @@ _CLOSED_OVER = (
     "a function compiled by jm.jit uses it, but it does not belong to any of the function's arguments.\n"
     "It would be baked into the program as a constant and go stale."
 )
-_PASS_IT = "Pass the module (optimizer, generator) as an argument: `@jm.jit\ndef step(model, ...): ...` and `step(model, ...)`."
-_FOREIGN = "it is written inside a raw JAX transform (jax.jit, jax.grad, jax.vmap, jax.lax.scan, ...), which would lose the new value."
+_PASS_IT = (
+    "Pass the module (optimizer, generator) as an argument:\n"
+    "    @jm.jit\n    def step(model, x): ...\n    step(model, x)"
+)
+_FOREIGN = (
+    "it is written inside a raw JAX transform (jax.jit, jax.grad, jax.vmap, jax.lax.scan, ...), "
+    "which would lose the new value."
+)
 _USE_JM = (
-    "Use the transform of the same name in jaxmodule (jm.jit, jm.grad, jm.value_and_grad, ...), which writes the state back;\n"
-    "or `out, written = jm.functional_call(model, state, args, mutable=True)`; or `model.eval()` if it should not change."
+    "Use the transform of the same name in jaxmodule (jm.jit, jm.grad, jm.value_and_grad, ...), "
+    "which writes the state back;\n"
+    "or `out, written = jm.functional_call(model, state, args, mutable=True)`; or `model.eval()` if it should stay."
 )
 
 
@@ -89,6 +96,7 @@ class Overlay:
 
 
 def raise_escaped(box: Any) -> None:
+    """Raise for a box whose trace has ended."""
     raise EscapedError(
         "it was made while a function was traced, and the trace has ended.",
         "Return the module from the function, or make it outside and pass it in.",

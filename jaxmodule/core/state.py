@@ -15,7 +15,7 @@ from .context import EAGER, touch, trace_state
 from .freeze import ATOMS, ContainerSlot, Node, is_container
 from .overlay import check_attribute, journal
 from .registry import Registry
-from .structure import is_bound_method, register_node
+from .structure import register_node
 
 _MISSING: Any = object()
 _INTERNAL = frozenset({"_slots"})
@@ -27,7 +27,9 @@ class Stateful(Node):
     A subclass's objects are pytree nodes: leaves are the arrays of its unique boxes, keyed by dotted names.
     """
 
-    _registries: ClassVar[tuple[str, ...]] = ("_slots",)  # names of the dicts of boxes and objects, in order of the walk
+    _registries: ClassVar[tuple[str, ...]] = (
+        "_slots",
+    )  # names of the dicts of boxes and objects, in order of the walk
     _internal: ClassVar[frozenset[str]] = _INTERNAL  # attributes that are neither state nor static
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -141,9 +143,9 @@ class Stateful(Node):
         def part(value: Any) -> Any:
             if isinstance(value, Registry):
                 return _Registered({k: part(v) for k, v in value.items()})
-            if isinstance(value, Node) and id(value) in index:
+            if id(value) in index:
                 return _Reference(index[id(value)])
-            if is_bound_method(value) and id(value.__self__) in index:
+            if isinstance(value, types.MethodType) and id(value.__self__) in index:
                 return _Reference(index[id(value.__self__)], value.__func__)
             return value
 

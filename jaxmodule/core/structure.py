@@ -2,11 +2,10 @@
 
 A *layout* is what one walk over objects with state finds: their unique boxes in a fixed order with their dotted names,
 and the *structure*: everything else that can make a traced program differ (classes, static attributes, flags, sharing,
-hooks), interned, so that two equal structures are one object. A layout stays current until the epoch changes; attributes
-that can change in place (plain lists, dicts, numpy arrays) are compared by value on each use.
+hooks), interned, so that two equal structures are one object. A layout stays current until the epoch changes;
+attributes that can change in place (plain lists, dicts, numpy arrays) are compared by value on each use.
 """
 
-import types
 import weakref
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
@@ -61,12 +60,23 @@ class Layout:
         nodes: weak references to the objects, in order of the walk.
     """
 
-    __slots__ = ("_template", "absent", "boxes", "cell_names", "cells", "names", "nodes", "structure", "token", "watched")
+    __slots__ = (
+        "_template",
+        "absent",
+        "boxes",
+        "cell_names",
+        "cells",
+        "names",
+        "nodes",
+        "structure",
+        "token",
+        "watched",
+    )
 
     def __init__(self, roots: Iterable[Node]) -> None:
         self.token = epoch.token  # before the walk: a change during it makes the result stale, as it must
         walk = _Walk()
-        indices = tuple(walk.node(root, "") for root in roots)
+        indices = tuple([walk.entry(root, "") for root in roots])
         self.boxes = walk.boxes + walk.gradients
         self.names = walk.names
         self.cells = walk.cells
@@ -228,7 +238,9 @@ class Template:
         self._watched = layout.watched
         # A clone has no gradients, and its containers are its own: only then is its structure this one.
         self._whole = len(self._boxes) == len(layout.boxes) and not layout.cells
-        self._cells = [(box, e, [(isinstance(r, Node), index.get(id(r), r)) for r in e.refs]) for box, e in layout.cells]
+        self._cells = [
+            (box, e, [index[id(ref)] if id(ref) in index else ref for ref in e.refs]) for box, e in layout.cells
+        ]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and self.structure is other.structure
@@ -245,7 +257,7 @@ class Template:
         nodes = [object.__new__(kind) for kind, _ in self._nodes]
         for box, encoding, refs in self._cells:
             arrays = [next(rest) for _ in encoding.arrays]
-            inside = [nodes[ref] if is_node else boxes[ref] for is_node, ref in refs]
+            inside = [nodes[ref] if isinstance(ref, int) else boxes[ref] for ref in refs]
             boxes[box] = box._clone(rebuild(encoding, arrays, inside))
         for node, (_, parts) in zip(nodes, self._nodes, strict=True):
             node._birth = born
@@ -258,7 +270,7 @@ class Template:
 
     def _layout_of_clone(self, nodes: list[Any], boxes: dict[Box, Box]) -> Layout:
         """The layout that a walk over the clone would find."""
-        layout = Layout.__new__(Layout)
+        layout: Any = Layout.__new__(Layout)
         layout.token = epoch.token
         layout.structure = self.structure
         layout.boxes = [boxes[box] for box in self._boxes]
@@ -285,6 +297,7 @@ def layout_of(node: Node) -> Layout:
 
 
 # -- pytree registration ------------------------------------------------------------------------------------------
+
 
 def _leaves(layout: Layout) -> list[Any]:
     """The values of a layout as raw JAX sees them: without the parameters' gradients."""
@@ -339,8 +352,3 @@ def unflatten_args(treedef: Any, leaves: Iterable[Any], objects: Iterable[Any]) 
         return jax.tree_util.tree_unflatten(treedef, leaves)
     finally:
         tls.restore = outer
-
-
-def is_bound_method(value: Any) -> bool:
-    """Is `value` a method bound to an object with state?"""
-    return isinstance(value, types.MethodType) and isinstance(value.__self__, Node)

@@ -39,7 +39,7 @@ def _trainable(obj: Any) -> dict[str, Parameter]:
 class _Run:
     """One differentiated call: `value` and `aux`, and the gradients of `over`'s parameters and arrays."""
 
-    def __init__(self, fun: Any, nums: Sequence[int], has_aux: bool, args: Any, kwargs: Any, **options: bool) -> None:
+    def __init__(self, fun: Any, nums: Sequence[int], has_aux: bool, args: Any, kwargs: Any, **options: Any) -> None:
         places = [_place(n, args) for n in nums]
         self.over = over = _Differentiated([args[place] for place in places])
         static: list[Any] = []
@@ -51,7 +51,9 @@ class _Run:
                     full[place] = arg
                 out = fun(*full, **kwargs)
                 if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                    raise TypeError(f"with has_aux=True the function must return (value, aux), got {type(out).__name__}")
+                    raise TypeError(
+                        f"with has_aux=True the function must return (value, aux), got {type(out).__name__}"
+                    )
                 value, aux = out if has_aux else (out, None)
                 effects, arrays = take(overlay)
                 aux_leaves, aux_tree, aux_objects = flatten_args(aux)
@@ -66,12 +68,12 @@ class _Run:
         self.of_boxes = {box: box._apply_hooks(g) for box, g in zip(over.boxes, of_boxes, strict=True)}
 
     def gradients(self) -> Any:
-        """The gradients in the shape of the arguments: a dict of dotted names for an object, an array for a Parameter."""
+        """The gradients in the shape of the arguments: a dict by dotted name for an object, an array for a Parameter."""
         over = self.over
         in_place: list[Any] = []
         for obj, named in zip(over.objects, over.named, strict=True):
             if isinstance(obj, Box):
-                in_place.append(self.of_boxes.get(obj))
+                in_place.append(self.of_boxes.get(obj))  # pyright: ignore[reportArgumentType]
             else:
                 in_place.append({ParamName(name, box): self.of_boxes[box] for name, box in named.items()})
         return unflatten_args(over.treedef, self.of_leaves, in_place)
@@ -103,9 +105,9 @@ def value_and_grad(
         has_aux, holomorphic, allow_int: as in JAX.
 
     Returns:
-        A function that returns `(value, gradients)`, or `((value, aux), gradients)`. For a Module among the arguments the
-        gradient is a plain dict `{dotted name: array}` over its parameters with `requires_grad`; a tied parameter has one
-        entry, under its first name. Other pytrees of arrays are differentiated as JAX does.
+        A function that returns `(value, gradients)`, or `((value, aux), gradients)`. For a Module among the arguments
+        the gradient is a plain dict `{dotted name: array}` over its parameters with `requires_grad`; a tied parameter
+        has one entry, under its first name. Other pytrees of arrays are differentiated as JAX does.
 
     Example:
         >>> import jax.numpy as jnp, jaxmodule as jm

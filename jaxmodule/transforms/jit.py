@@ -141,7 +141,11 @@ def _check_leaves(args: Any, kwargs: Any) -> None:
     _, _, objects = flatten_args((args, kwargs))
     paths = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=lambda x: any(x is obj for obj in objects))[0]
     for path, leaf in paths:
-        if not isinstance(leaf, (Node, Box)) and not hasattr(leaf, "dtype") and not isinstance(leaf, (int, float, complex)):
+        if (
+            not isinstance(leaf, (Node, Box))
+            and not hasattr(leaf, "dtype")
+            and not isinstance(leaf, (int, float, complex))
+        ):
             where = jax.tree_util.keystr(path[1:])
             raise TypeError(
                 f"jm.jit: argument {where} is a {type(leaf).__name__}, which is no array. "
@@ -153,7 +157,7 @@ def _forget(plans: dict[Any, Plan], key: Any, _: Any) -> None:
     plans.pop(key, None)
 
 
-def _unbind(fun: Any) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _unbind(fun: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The function under bound methods, callable modules and partials, and the arguments that they bind."""
     if isinstance(fun, Node) and callable(fun):
         return _call_object, (fun,), {}
@@ -221,8 +225,8 @@ def jit(
     sharing, ...) is seen, and compiles a new program.
 
     Args:
-        fun: the function; or a Module, a Module's bound method, or a `functools.partial` with a Module in it, which then
-            count as arguments.
+        fun: the function; or a Module, a Module's bound method, or a `functools.partial` with a Module in it, which
+            then count as arguments.
         static_argnums, static_argnames: as in `jax.jit`: arguments that are compiled in, compared by value.
         donate: hand the old arrays of all boxes to the program for reuse. A step then needs the memory of one set of
             parameters and optimizer state, not two; other references to the old arrays (a `state_dict` taken before)

@@ -155,7 +155,7 @@ def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> 
     spec.structural = after.structure is not layout.structure or after.targets() != layout.targets()
     births = [box for box in after.targets() if box in overlay.born] if spec.structural else []
     spec.effects, arrays = take(overlay, births)
-    spec.effects.emitted = [(tls.captures.index(sink), *rest) for sink, *rest in spec.effects.emitted]
+    spec.effects.emitted = [(tls.captures.index(sink), key, tree, n) for sink, key, tree, n in spec.effects.emitted]
     position = {box: i for i, box in enumerate(layout.targets())}
     spec.wrote = [position[box] for box in spec.effects.boxes]
     paths, _ = jax.tree_util.tree_flatten_with_path(out)
@@ -192,8 +192,9 @@ def _renames(paths: list[tuple[Any, Any]], position: dict[Box, int]) -> list[tup
     for path, _ in paths:
         for depth, key in enumerate(path):
             name = getattr(key, "key", None)
-            if isinstance(name, ParamName) and name.box in position:
-                found.setdefault(path[:depth], []).append(position[name.box])
+            box = name.box if isinstance(name, ParamName) else None
+            if box is not None and box in position:
+                found.setdefault(path[:depth], []).append(position[box])
                 break
     return list(found.items())
 
@@ -209,6 +210,7 @@ def _rename(out: Any, renames: list[tuple[Any, list[int]]], targets: list[Box]) 
                 grads = grads[key.key] if isinstance(key, jax.tree_util.DictKey) else getattr(grads, key.name)
         first = next(iter(grads))
         if first.box is not targets[positions[0]] and len(grads) == len(positions):
-            items = [(ParamName(str(k), targets[i]), v) for (k, v), i in zip(grads.items(), positions, strict=True)]
+            boxes: list[Any] = list(targets)
+            items = [(ParamName(str(k), boxes[i]), v) for (k, v), i in zip(grads.items(), positions, strict=True)]
             grads.clear()
             grads.update(items)
