@@ -4,6 +4,7 @@ A draw is `fold_in(key, counter)`, then the counter advances. So the same seed g
 on every platform. A draw inside a raw JAX transform, which would lose the advance and repeat itself, is an error.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -84,9 +85,7 @@ class Generator(Stateful):
 
     def seed(self) -> int:
         """Start from a seed that the system's entropy gives, and return it."""
-        import secrets
-
-        seed = secrets.randbits(32)
+        seed = int.from_bytes(os.urandom(4), "little")
         self.manual_seed(seed)
         return seed
 
@@ -146,10 +145,11 @@ def default_generator() -> Generator:
     if _default is None:
         outer, tls.overlay = tls.overlay, None
         try:
-            with jax.ensure_compile_time_eval():  # it belongs to no trace, whoever asks first
+            with jax.ensure_compile_time_eval():
                 _default = Generator(0)
         finally:
             tls.overlay = outer
+        _default._birth = _default._slots["state"]._birth = None  # it belongs to no trace, whoever asks first
     return _default
 
 

@@ -11,15 +11,35 @@ from typing import Any
 
 from jax.core import Tracer as Tracer
 
-try:  # its home since JAX 0.10
-    from jax.extend.core import get_opaque_trace_state as _opaque_trace_state
-except ImportError:  # pragma: no cover - where 0.10.0 keeps it
-    from jax.core import get_opaque_trace_state as _opaque_trace_state
+_read: Callable[[], Any] | None = None
+_eager: Any = None
 
-trace_state: Callable[[], Any] = _opaque_trace_state
 
-#: The trace state of eager code: equal in all threads and contexts (checked: meshes, precision, x64, disable_jit).
-EAGER = trace_state()
+def trace_state() -> Any:
+    """What JAX is tracing just now, comparable by ==; None in eager code.
+
+    Eager code's state is equal in all threads and contexts (checked: meshes, precision, x64, disable_jit).
+    """
+    if _read is None:
+        _prepare()
+    state = _read()  # pyright: ignore[reportOptionalCall]
+    return None if state == _eager else state
+
+
+def _prepare() -> None:
+    """Find JAX's function, and eager code's state, on first use: `jax.extend` is a twentieth of importing JAX."""
+    global _read, _eager
+    try:
+        from jax.extend.core import get_opaque_trace_state as read
+    except ImportError:  # pragma: no cover - where 0.10.0 keeps it
+        from jax.core import get_opaque_trace_state as read  # pyright: ignore
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(read()))  # a thread of its own is in no trace
+    thread.start()
+    thread.join()
+    _eager = found[0]
+    _read = read
+
 
 #: The aux data of an object that our own flatten leaves out (see `structure.flatten_args`).
 HOLE = object()

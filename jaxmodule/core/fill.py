@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from .context import EAGER, Tracer, trace_state
+from .context import Tracer, trace_state
 
 __all__ = ["aligned_empty", "full", "normal", "truncated_normal", "uniform"]
 
@@ -141,7 +141,7 @@ def full(shape: tuple[int, ...], value: Any, dtype: DTypeLike, *, device: Placem
         [[3, 3], [3, 3]]
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    if trace_state() != EAGER or isinstance(value, jax.Array):
+    if trace_state() is not None or isinstance(value, jax.Array):
         return jnp.full(shape, value, dtype, device=device)
     host = aligned_empty(math.prod(shape), dtype)
     host[:] = value
@@ -165,7 +165,7 @@ def _fill(
         known = not any(isinstance(n, Tracer) for n in numbers[:2])
         with jax.ensure_compile_time_eval() if known else nullcontext():
             numbers = (*_erf_of_cuts(*numbers[:2]), *numbers)
-    if trace_state() != EAGER:
+    if trace_state() is not None:
         return _whole(kind, key, numbers, shape, draw, dtype)
     if device is None and key.committed:
         device = key.sharding

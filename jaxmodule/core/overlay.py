@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .context import EAGER, Tracer, tls, touch, trace_state
+from .context import Tracer, tls, touch, trace_state
 from .errors import ClosedOverError, EscapedError, ForeignTraceError
 
 _MISSING: Any = object()
@@ -124,7 +124,7 @@ def write(box: Any, value: Any) -> None:
         overlay.values[box] = value
         overlay.written[box] = None
         return
-    if state == (EAGER if box._birth is None else box._birth) and (overlay is None or box._birth is not None):
+    if state == box._birth and (overlay is None or state is not None):
         box._set_raw(value)
         return
     raise ForeignTraceError(box._foreign or _FOREIGN, box._remedy or _USE_JM, box)
@@ -140,7 +140,7 @@ def birth(box: Any, value: Any) -> None:
         overlay.values[box] = value
         overlay.born[box] = None
     else:
-        box._birth = None if state == EAGER else state
+        box._birth = state
         box._set_raw(value)
 
 
@@ -152,7 +152,7 @@ def check_attribute(value: Any, home: Any) -> None:
     if isinstance(value, Tracer):
         overlay: Overlay | None = tls.overlay
         state = trace_state()
-        if state not in (EAGER if overlay is None else overlay.state, home):
+        if state not in (None if overlay is None else overlay.state, home):
             raise ForeignTraceError(_FOREIGN.replace("written", "assigned a traced array"), _USE_JM)
 
 
@@ -166,7 +166,7 @@ def journal(mapping: dict[Any, Any]) -> None:
 def emit(sink: Any, key: Any, value: Any) -> None:
     """Hand `value` to `sink.receive(key, value)` as a concrete array, out of whatever is being traced."""
     overlay: Overlay | None = tls.overlay
-    if trace_state() != (EAGER if overlay is None else overlay.state):
+    if trace_state() != (None if overlay is None else overlay.state):
         raise ForeignTraceError("a value is to be captured inside a raw JAX transform.", "Use the jaxmodule one.")
     if overlay is None:
         sink.receive(key, value)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import jax
 
 from .box import Box, Parameter, Slot
-from .context import EAGER, touch, trace_state
+from .context import touch, trace_state
 from .freeze import ATOMS, ContainerSlot, Node, is_container
 from .overlay import check_attribute, journal
 from .registry import Registry
@@ -34,8 +34,7 @@ class Stateful(Node):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        state = trace_state()
-        self._birth = None if state == EAGER else state
+        self._birth = trace_state()
         self._layout = None
         self._watched = False
         self.__dict__["_slots"] = Registry()

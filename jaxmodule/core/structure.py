@@ -15,7 +15,7 @@ import jax
 
 from . import context
 from .box import Box, Parameter
-from .context import EAGER, HOLE, epoch, tls
+from .context import HOLE, epoch, tls
 from .freeze import ContainerSlot, Encoding, Freezer, Node, encode, rebuild
 from .registry import Registry
 
@@ -250,8 +250,7 @@ class Template:
 
     def build(self, leaves: Iterable[Any]) -> Node:
         """A clone whose boxes hold `leaves`, whatever they are."""
-        state = context.trace_state()
-        born = None if state == EAGER else state
+        born = context.trace_state()
         rest = iter(leaves)
         boxes: dict[Box, Box] = {box: box._clone(next(rest)) for box in self._boxes}
         nodes = [object.__new__(kind) for kind, _ in self._nodes]

@@ -11,7 +11,6 @@ without any is a plain one.
 import json
 import math
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -179,7 +178,7 @@ class _Replacing:
     def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)  # through a symbolic link, not in its place
         folder, name = os.path.split(self.path)
-        self.temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+        self.temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
 
     def __enter__(self) -> BinaryIO:
         self.file = open(self.temporary, "xb")

@@ -8,7 +8,6 @@ from typing import Any, Self
 from ..core.context import set_ambient, tls
 from .module import Module
 
-
 _ids = itertools.count()
 
 
@@ -16,11 +15,19 @@ class Capture(Mapping[str, Any]):
     """What `capture` yields: module name → its output in the last call; `calls[name]` has those of all calls."""
 
     def __init__(self, model: Module, patterns: tuple[str, ...]) -> None:
-        names = {name: module for name, module in model.named_modules() if any(fnmatchcase(name, p) for p in patterns)}
-        unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+        if not patterns:
+            raise ValueError('jm.capture needs at least one pattern: names of submodules, "*" for all of them')
+        modules = dict(model.named_modules(remove_duplicate=False))
+        unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in modules)]
         if unmatched:
-            some = ", ".join(name for name, _ in list(model.named_modules())[1:6])
-            raise ValueError(f"no module of {type(model).__name__} has a name like {unmatched[0]!r}; there are: {some}, …")
+            some = ", ".join(list(modules)[1:6])
+            raise ValueError(
+                f"no module of {type(model).__name__} has a name like {unmatched[0]!r}; there are: {some}, …"
+            )
+        names: dict[str, Any] = {}
+        for name, module in modules.items():  # one that has several names is captured under the first that matches
+            if any(fnmatchcase(name, p) for p in patterns) and not any(module is other for other in names.values()):
+                names[name] = module
         self._modules = dict(zip(map(id, names.values()), names, strict=True))
         self._kept = list(names.values())  # so that an id stays one module's
         self.calls: dict[str, list[Any]] = {}
@@ -75,7 +82,7 @@ def capture(model: Module, *patterns: str) -> Capture:
         A context manager that yields a mapping from names to outputs (of the last call; all are in `.calls`).
 
     Raises:
-        ValueError: a pattern matches no module.
+        ValueError: a pattern matches no module, or there is none.
 
     Example:
         >>> import jax.numpy as jnp, jaxmodule as jm

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..core.box import Box, Buffer, Parameter
-from ..core.context import EAGER, tls, touch, trace_state
+from ..core.context import tls, touch, trace_state
 from ..core.errors import StateError
 from ..core.freeze import is_container
 from ..core.overlay import emit, journal
@@ -101,7 +101,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
                 and not hooks.any_global()
             ):
                 return self.forward(*args, **kwargs)
-            if self._compiled_call is not None and tls.overlay is None and trace_state() == EAGER:
+            if self._compiled_call is not None and tls.overlay is None and trace_state() is None:
                 return self._compiled_call(self, *args, **kwargs)
             return self._call(args, kwargs)
         except StateError as error:
@@ -420,7 +420,9 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         one for each output array. What the hook returns, if not None, replaces `grad_input`.
 
         Note:
-            In torch `grad_input` is also None for an input that doesn't require gradients; here it is computed.
+            In torch `grad_input` is also None for an input that doesn't require gradients, and `grad_output` for an
+            output that the loss doesn't use; here the one is computed and the other is zero. An output that is neither
+            an array nor a tuple has its arrays listed in the order of the pytree.
         """
         return self._hook("_backward_hooks", hook, prepend)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from ..core.box import Box, GradBox, ParamName
-from ..core.context import EAGER, tls, trace_state
+from ..core.context import tls, trace_state
 from ..core.effects import Effects, take
 from ..core.overlay import Overlay, overlaid
 from ..core.structure import Layout, flatten_args, unflatten_args
@@ -78,7 +78,7 @@ class Plan:
             boxes = [self.targets[i] for i in spec.wrote]
             written = self._written[spec] = (boxes, not any(isinstance(box, GradBox) for box in boxes))
         boxes, plain = written
-        spec.effects.apply(arrays, boxes, fast=plain and tls.overlay is None and trace_state() == EAGER)
+        spec.effects.apply(arrays, boxes, fast=plain and tls.overlay is None and trace_state() is None)
         return spec, output(spec, out, self.layout)
 
     def watch(self, objects: list[Any], forget: Callable[[Any], None]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodule.nn import Buffer, Parameter
@@ -791,10 +791,8 @@ def test_legacy_reductions_warn() -> None:
 
 
 # -- second derivatives -----------------------------------------------------------------------------------------
-@EXAMPLES
-@given(st.integers(1, 3), st.integers(0, 1), st.integers(1, 2))
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (3, 1, 2)])
 def test_max_pool2d_differentiates_forwards_and_twice(stride: int, padding: int, dilation: int) -> None:
-    assume(padding <= 1)
     x, direction = jnp.asarray(normal(1, 6, 6)), jnp.asarray(normal(1, 6, 6, seed=1))
 
     def f(x: jax.Array) -> jax.Array:

@@ -366,20 +366,6 @@ def test_backward_hooks_see_torchs_gradients_through_batch_norm() -> None:
         assert_close(ours.get_buffer(name), buffer.numpy().astype(ours.get_buffer(name).dtype), what=name)
 
 
-def test_an_output_that_the_loss_does_not_use_has_a_zero_gradient() -> None:
-    def scenario(nn: ModuleType) -> list[Any]:
-        class Two(nn.Module):
-            def forward(self, x: Any) -> Any:
-                return x * 2, x * 3
-
-        model = Two()
-        seen = recording(model)
-        backward_of(model, X, lambda out: out[0].sum())
-        return seen
-
-    same_records(scenario(jm.nn), scenario(torch.nn))
-
-
 def test_registration_hooks_are_called_as_in_torch() -> None:
     """With module, name and value; not for a parameter None; what they return is registered instead."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,17 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ...core.box import Box
+from ...core.context import Tracer
 
 ArrayLike = Box | jax.Array | np.ndarray
 IntOrTuple = int | Sequence[int]
 Reduction = Literal["none", "mean", "sum"]
+R = TypeVar("R")
 
 HALF_DTYPES = (jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16))
 
 
-def compiled(*static: str) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+def compiled(*static: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a pure function: one dispatch when eager, inlined when traced; `static` names its hyper-parameters."""
     return functools.partial(jax.jit, static_argnames=static, inline=True)  # pyright: ignore[reportReturnType]
 
@@ -71,7 +73,7 @@ def require_inexact(x: jax.Array, name: str) -> None:
 
 def concrete_range(x: jax.Array) -> tuple[int, int] | None:
     """The smallest and largest value of an integer array, or None where they can't be known (traced, remote, empty)."""
-    if isinstance(x, jax.core.Tracer) or x.size == 0 or not x.is_fully_addressable:
+    if isinstance(x, Tracer) or x.size == 0 or not x.is_fully_addressable:
         return None
     host = np.asarray(x)
     return int(host.min()), int(host.max())

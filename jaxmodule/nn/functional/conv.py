@@ -7,7 +7,6 @@ The lowering is XLA's own convolution everywhere. A 1x1 kernel as an einsum on C
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from ._common import ArrayLike, IntOrTuple, compiled, shape_list
 
 __all__ = ["conv1d", "conv2d", "conv3d"]
 
-PaddingMode = Literal["reflect", "replicate", "circular"]
 Pads = tuple[tuple[int, int], ...]
 
 _SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
@@ -58,7 +56,7 @@ def _pad(x: jax.Array, *, pads: Pads, mode: str) -> jax.Array:
     return jnp.pad(x, ((0, 0),) * (x.ndim - len(pads)) + pads, mode=mode)
 
 
-def pad_spatial(input: ArrayLike, pads: Pads, mode: PaddingMode) -> jax.Array:
+def pad_spatial(input: ArrayLike, pads: Pads, mode: str) -> jax.Array:
     """Pad the last `len(pads)` dimensions by `(low, high)` with values of the input itself.
 
     Args:

@@ -170,7 +170,7 @@ def batch_norm(
             f"nn.Buffer(...) instead of {type(running_mean).__name__} and {type(running_var).__name__}, or None"
         )
     y, updated = _batch_norm_train(x, w, b, None if mean is None else (mean, var), momentum, eps=float(eps))
-    if isinstance(running_mean, Box) and isinstance(running_var, Box):
+    if updated is not None and isinstance(running_mean, Box) and isinstance(running_var, Box):
         running_mean.value, running_var.value = updated
     return y
 

@@ -161,7 +161,7 @@ class BatchNorm1d(_BatchNorm):
         >>> norm = nn.BatchNorm1d(2)
         >>> norm(jnp.array([[1.0, 10.0], [3.0, 30.0]])).round(3).tolist()
         [[-1.0, -1.0], [1.0, 1.0]]
-        >>> norm.running_mean.round(3).tolist()
+        >>> [round(x, 3) for x in norm.running_mean.tolist()]
         [0.2, 2.0]
     """
 

@@ -161,8 +161,8 @@ class Embedding(Module):
         Example:
             >>> import jax.numpy as jnp
             >>> from jaxmodule import nn
-            >>> nn.Embedding.from_pretrained(jnp.array([[1.0, 2.3], [4.0, 5.1]]))(jnp.array(1)).round(1).tolist()
-            [4.0, 5.1]
+            >>> nn.Embedding.from_pretrained(jnp.array([[1.0, 2.5], [4.0, 5.5]]))(jnp.array(1)).tolist()
+            [4.0, 5.5]
         """
         table = unbox(embeddings)
         if table.ndim != 2:
