@@ -68,6 +68,8 @@ class Generator(Stateful):
 
     _internal = Stateful._internal | {"_initial"}  # the seed is no part of the structure: a new one compiles nothing
 
+    _internal = frozenset({*Stateful._internal, "_initial"})  # another seed is no other structure
+
     def __init__(self, seed: Any = 0) -> None:
         self.manual_seed(seed)
 

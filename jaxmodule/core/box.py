@@ -147,7 +147,7 @@ class Box(_ArrayLike):
     def fill_(self, value: Any) -> Self:
         """Write `value` everywhere."""
         old = self.value
-        self.value = jnp.full(old.shape, _strip(value), old.dtype)
+        self.value = jnp.full_like(old, _strip(value))
         return self
 
     def zero_(self) -> Self:

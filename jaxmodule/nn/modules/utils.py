@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ...core import fill
 from ..parameter import Parameter
 
 Placement = jax.Device | jax.sharding.Sharding
@@ -26,7 +27,8 @@ def empty_parameter(
     """
     if min(shape, default=0) < 0:
         raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")
-    return Parameter(jnp.empty(shape, DEFAULT_DTYPE if dtype is None else dtype, device=device), requires_grad)
+    # fill.full: a compiled jnp.empty a shape would be most of the time that constructing a large model takes
+    return Parameter(fill.full(shape, 0, DEFAULT_DTYPE if dtype is None else dtype, device=device), requires_grad)
 
 
 def ntuple(name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
