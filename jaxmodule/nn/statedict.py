@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.box import Box, Parameter, unbox
-from ..core.overlay import overlaid, write
+from ..core.overlay import Overlay, overlaid, write
 from ..core.registry import RemovableHandle
 
 _EXTRA = "_extra_state"
@@ -73,8 +73,10 @@ def _as_array(value: Any) -> Any:
 
 def _placed(array: Any, like: Any) -> Any:
     """`array` in the dtype of `like` and, where that was placed on purpose, on its devices."""
-    array = array.astype(like.dtype)
-    return jax.device_put(array, like.sharding) if getattr(like, "committed", False) else array
+    if array.dtype != like.dtype:
+        array = array.astype(like.dtype)
+    elsewhere = getattr(like, "committed", False) and array.sharding != like.sharding
+    return jax.device_put(array, like.sharding) if elsewhere else array
 
 
 class StateDict:
@@ -183,7 +185,7 @@ class StateDict:
 
         with overlaid({}, closed=False) as overlay:  # nothing reaches the module until all of it is known to fit
             _load(module, own, "", assign, missing, unexpected, errors)
-            report = _report(module, own, missing, unexpected, overlay.written)
+            report = _report(module, own, missing, unexpected, overlay)
             if strict:
                 errors[:0] = _key_errors(missing, unexpected)
             if errors:
@@ -340,28 +342,30 @@ def _key_errors(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:
     return found
 
 
-def _report(module: Any, state: Any, missing: list[str], unexpected: list[str], written: Any) -> LoadReport:
+def _report(module: Any, state: Any, missing: list[str], unexpected: list[str], overlay: Overlay) -> LoadReport:
     report = LoadReport(missing, unexpected)
     names: dict[Box, list[str]] = {}
     for path, owner in module.named_modules(remove_duplicate=False):
         for name, box in owner._local_state().items():
             names.setdefault(box, []).append(f"{path}.{name}" if path else name)
-    report.loaded = [
-        name
-        for box, all_names in names.items()
-        if box in written
-        # A hook or an override below may have renamed its keys: then the model's first name stands for them.
-        for name in [n for n in all_names if n in state] or all_names[:1]
-    ]
+    loaded: list[str] = []
     cast: list[tuple[str, str, str]] = []
+    untouched: list[str] = []
     for box, all_names in names.items():
-        given = next((state[name] for name in all_names if name in state), None)
-        before = str(getattr(given, "dtype", "")).removeprefix("torch.")
-        if box in written and before and before != str(box.dtype):
-            cast.append((all_names[0], before, str(box.dtype)))
-    report.cast = cast
+        found = [name for name in all_names if name in state]
+        if box not in overlay.written:
+            untouched.append(all_names[0])
+        elif found:
+            loaded += found
+            before = str(getattr(state[found[0]], "dtype", "")).removeprefix("torch.")
+            if before and before != str(box.dtype):
+                cast.append((all_names[0], before, str(box.dtype)))
+        elif box in overlay.born or overlay.values[box] is not box._value:
+            loaded.append(all_names[0])  # a hook or an override below has renamed its key, or made it
+        else:
+            untouched.append(all_names[0])  # an override gave what was there, as BatchNorm does for old files
+    report.loaded, report.cast, report.untouched = loaded, cast, untouched
     report.tied = [tuple(all_names) for all_names in names.values() if len(all_names) > 1]
-    report.untouched = [all_names[0] for box, all_names in names.items() if box not in written]
     return report
 
 
