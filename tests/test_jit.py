@@ -329,6 +329,8 @@ def test_donation_leaves_every_box_alive():
     model[0].bias.requires_grad = False
     twin = nn.Parameter(model[0].weight.value)  # a second box round the same array
     model.twin = twin
+    model.plain = jnp.ones(3)
+    model.cache = {"k": jnp.ones(2)}
     optimizer = jm.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
     @functools.partial(jm.jit, donate=True)
@@ -342,6 +344,7 @@ def test_donation_leaves_every_box_alive():
     assert first.is_deleted()
     for name, value in model.state_dict().items():
         assert np.isfinite(np.asarray(value)).all(), name
+    assert model.plain.sum() + model.cache["k"].sum() == 5
     jm.next_key()
 
 

@@ -142,7 +142,7 @@ class Program:
             args, kwargs = unflatten_args(self.treedef, leaves, objects)
             out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
             if self.donate:  # what is donated and not written comes back as it is, or the box would hold a dead array
-                for box in layout.boxes:
+                for box in (*layout.boxes, *[box for box, _ in layout.cells]):
                     overlay.written.setdefault(box)
             spec, out_leaves, arrays = describe(overlay, layout, objects, out)
         return Result(spec, (out_leaves, arrays))
