@@ -369,6 +369,28 @@ def test_gradients_returned_name_the_parameters_of_their_own_model():
         assert {name: name.box for name in grads} == {"weight": model.weight, "bias": model.bias}
 
 
+def test_one_program_does_its_effects_to_each_model():
+    @jm.jit
+    def call(model, x):
+        model.zero_grad()
+        model.seen.clear()
+        model.cache["k"] = x
+        return model(x)
+
+    a, b = Counter(), Counter()
+    for model in (a, b):
+        model.scale = nn.Parameter(jnp.ones(2))
+        model.scale.grad = jnp.ones(2)
+        model.seen.append("note")
+    for model, value in ((a, 1.0), (b, 2.0)):
+        call(model, jnp.full(3, value))
+        assert model.scale.grad is None
+        assert model.seen == []
+        assert model.cache["k"][0] == value
+    assert int(a.count) == int(b.count) == 1
+    assert a.cache["k"][0] == 1
+
+
 def test_disable_jit_runs_the_same():
     model = Counter()
     call = jm.jit(lambda m, x: m(x))

@@ -6,7 +6,7 @@ trace is going on around this one, to that trace's overlay.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,53 +20,70 @@ from .overlay import Overlay, birth, emit, write
 class Effects:
     """The static half of a trace's effects.
 
+    A *place* is a box or object, or its number among those of a layout (`located`), so that what one trace found can be
+    done to other objects of the same structure, and does not keep the traced ones alive.
+
     Attributes:
-        boxes: the boxes that were written and hold one array now.
-        cleared: the gradient boxes that were set to None.
-        containers: (box, encoding) of the containers that were written.
-        births: the boxes made in the trace that live on.
+        boxes: the places of the boxes that were written and hold one array now.
+        cleared: those of the gradient boxes that were set to None.
+        containers: (place, encoding) of the containers that were written.
+        births: the boxes made in the trace that live on, with the encoding of those that hold no array.
         emitted: (sink, key, treedef, number of leaves); a sink may be its place in `tls.captures`.
     """
 
     __slots__ = ("births", "boxes", "cleared", "containers", "emitted")
 
     def __init__(self) -> None:
-        self.boxes: list[Box] = []
-        self.cleared: list[Box] = []
-        self.containers: list[tuple[Box, Encoding]] = []
+        self.boxes: list[Any] = []
+        self.cleared: list[Any] = []
+        self.containers: list[tuple[Any, Encoding]] = []
         self.births: list[tuple[Box, Encoding | None]] = []
         self.emitted: list[tuple[Any, Any, Any, int]] = []
 
-    def apply(self, arrays: list[Any], boxes: Sequence[Box] | None = None, fast: bool = False) -> None:
-        """Give the arrays back. `boxes` stands in for `self.boxes` (another object of the same structure).
+    def located(self, place: Callable[[Any], Any]) -> "Effects":
+        """The same effects with `place(member)` for every box and object."""
+        new = Effects()
+        new.boxes = list(map(place, self.boxes))
+        new.cleared = list(map(place, self.cleared))
+        new.containers = [(place(box), e._replace(refs=list(map(place, e.refs)))) for box, e in self.containers]
+        new.births = self.births
+        new.emitted = [(tls.captures.index(sink), key, tree, n) for sink, key, tree, n in self.emitted]
+        return new
 
-        `fast` says that no trace is going on and no box is a gradient's: 0.03 µs a box instead of 1
-        (benchmarks/dispatch.py).
+    def apply(
+        self,
+        arrays: list[Any],
+        member: Callable[[Any], Any] = lambda place: place,
+        boxes: Sequence[Box] | None = None,
+        fast: bool = False,
+    ) -> None:
+        """Give the arrays back.
+
+        Args:
+            arrays: what `take` returned, out of the trace.
+            member: the box or object of a place.
+            boxes: `member` of each of `self.boxes`, where that is known already.
+            fast: no trace is going on and none of `boxes` is a gradient's: 0.03 µs a box instead of 1
+                (benchmarks/dispatch.py).
         """
-        boxes = self.boxes if boxes is None else boxes
+        if boxes is None:
+            boxes = list(map(member, self.boxes))
         n = len(boxes)
-        if fast:
-            deque(map(_set_value, boxes, arrays), maxlen=0)
-        else:
-            deque(map(write, boxes, arrays), maxlen=0)
-        if n == len(arrays) and not self.cleared and not self.births:
-            return
+        deque(map(_set_value if fast else write, boxes, arrays), maxlen=0)
         rest = iter(arrays[n:])
-        for box in self.cleared:
-            write(box, None)
-        for box, encoding in self.containers:
-            write(box, rebuild(encoding, [next(rest) for _ in encoding.arrays]))
+        for place in self.cleared:
+            write(member(place), None)
+        for place, encoding in self.containers:
+            write(member(place), _rebuilt(encoding, rest, list(map(member, encoding.refs))))
         for box, encoding in self.births:
-            if encoding is None:
-                birth(box, next(rest))
-            else:
-                birth(box, rebuild(encoding, [next(rest) for _ in encoding.arrays]))
+            birth(box, next(rest) if encoding is None else _rebuilt(encoding, rest, encoding.refs))
         for sink, key, tree, count in self.emitted:
-            emit(
-                tls.captures[sink] if isinstance(sink, int) else sink,
-                key,
-                jax.tree_util.tree_unflatten(tree, [next(rest) for _ in range(count)]),
-            )
+            value = jax.tree_util.tree_unflatten(tree, [next(rest) for _ in range(count)])
+            emit(tls.captures[sink] if isinstance(sink, int) else sink, key, value)
+
+
+def _rebuilt(encoding: Encoding, arrays: Iterator[Any], refs: list[Any]) -> Any:
+    return rebuild(encoding, [next(arrays) for _ in encoding.arrays], refs)
 
 
 def take(overlay: Overlay, births: Sequence[Box] | None = None) -> tuple[Effects, list[Any]]:

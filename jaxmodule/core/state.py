@@ -6,6 +6,7 @@ registry, inside a box, and given back as itself); everything else is *static* a
 
 import types
 from copy import deepcopy
+from inspect import getattr_static
 from typing import Any, ClassVar, Self
 
 import jax
@@ -46,7 +47,8 @@ class Stateful(Node):
 
     # -- attributes ---------------------------------------------------------------------------------------------
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _NODE_SLOTS or isinstance(getattr(type(self), name, None), property):
+        of_class = getattr(type(self), name, None)
+        if name in _NODE_SLOTS or (of_class is not None and hasattr(type(of_class), "__set__")):
             object.__setattr__(self, name, value)
         else:
             self._set_plain(name, value)
@@ -60,7 +62,7 @@ class Stateful(Node):
             if isinstance(value, jax.Array):
                 return self._set_slot(name, value, Slot)
             if isinstance(value, (Box, Node)):
-                own.pop(name, None)
+                self._make_way(name)
                 slots[name] = value
                 return None
             if is_container(value):
@@ -83,16 +85,22 @@ class Stateful(Node):
             box.value = value
             return
         check_attribute(value, self._birth)
+        self._make_way(name)
+        slots[name] = kind(value)
+
+    def _make_way(self, name: str) -> None:
+        """Let `name` be looked up in the slots: Python asks the attribute dict and the class first."""
         if name in self.__dict__:
             journal(self.__dict__)
             del self.__dict__[name]
-        slots[name] = kind(value)
+        default = getattr_static(type(self), name, _MISSING)
+        if default is not _MISSING and not isinstance(default, _Default):
+            setattr(type(self), name, _Default(name, default))
 
     def __getattr__(self, name: str) -> Any:
         slots = self.__dict__.get("_slots")
         if slots is not None and name in slots:
-            box = slots[name]
-            return box.value if isinstance(box, (Slot, ContainerSlot)) else box
+            return _content(slots[name])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
@@ -162,6 +170,27 @@ class Stateful(Node):
             return boxes.get(part, part) if isinstance(part, Box) else part
 
         self.__dict__.update({name: whole(part) for name, part in parts.items()})
+
+
+def _content(box: Any) -> Any:
+    return box.value if isinstance(box, (Slot, ContainerSlot)) else box
+
+
+class _Default:
+    """A class attribute (`cache = None`) whose name some object has state under: gives the object's, else the class's."""
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, name: str, default: Any) -> None:
+        self._name = name
+        self._default = default
+
+    def __get__(self, obj: Any, owner: Any = None) -> Any:
+        slots = {} if obj is None else obj.__dict__.get("_slots", {})
+        if self._name in slots:
+            return _content(slots[self._name])
+        default = self._default
+        return default.__get__(obj, owner) if hasattr(type(default), "__get__") else default
 
 
 class _Registered:

@@ -287,4 +287,4 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return out
 
     out = jax.eval_shape(pure, layout.values(), [leaves[i] for i in dynamic])
-    return output(found[0], out, layout)
+    return output(found[0], out, Plan(layout, None).member)

@@ -21,11 +21,10 @@ from ..core.structure import Layout, flatten_args, unflatten_args
 class Spec:
     """What one trace of a program found, kept in the output's treedef so that it belongs to that trace's outputs."""
 
-    __slots__ = ("effects", "objects", "out_tree", "renames", "structural", "wrote")
+    __slots__ = ("effects", "objects", "out_tree", "renames", "structural")
 
     def __init__(self) -> None:
         self.effects: Effects
-        self.wrote: list[int] = []  # positions, in the layout's targets, of effects.boxes
         self.out_tree: Any = None
         self.objects: list[tuple[str, Any]] = []
         self.renames: list[tuple[Any, list[int]]] = []
@@ -54,7 +53,7 @@ class Plan:
 
     __slots__ = ("_roots", "_written", "layout", "program", "targets")
 
-    def __init__(self, layout: Layout, program: "Program") -> None:
+    def __init__(self, layout: Layout, program: Any) -> None:
         self.layout = layout
         self.program = program
         self.targets = layout.targets()
@@ -75,22 +74,29 @@ class Plan:
         out, arrays = result.arrays
         written = self._written.get(spec)
         if written is None:
-            boxes = [self.targets[i] for i in spec.wrote]
+            boxes = [self.targets[i] for i in spec.effects.boxes]
             written = self._written[spec] = (boxes, not any(isinstance(box, GradBox) for box in boxes))
         boxes, plain = written
-        spec.effects.apply(arrays, boxes, fast=plain and tls.overlay is None and trace_state() is None)
-        return spec, output(spec, out, self.layout)
+        fast = plain and tls.overlay is None and trace_state() is None
+        spec.effects.apply(arrays, self.member, boxes, fast)
+        return spec, output(spec, out, self.member)
+
+    def member(self, place: Any) -> Any:
+        """The box or object with a number (see `describe`), of those that this plan is for."""
+        if not isinstance(place, int):
+            return place
+        n = len(self.targets)
+        return self.targets[place] if place < n else self.layout.nodes[place - n]()
 
     def watch(self, objects: list[Any], forget: Callable[[Any], None]) -> None:
         """Call `forget` as soon as one of the objects is gone: the plan holds boxes, and must not outlive them."""
         self._roots = [weakref.ref(obj, forget) for obj in objects]
 
 
-def output(spec: Spec, out: list[Any], layout: Layout) -> Any:
+def output(spec: Spec, out: list[Any], member: Callable[[Any], Any]) -> Any:
     """What the function returned, with this call's objects in it."""
     if not spec.objects and not spec.renames:
         return jax.tree_util.tree_unflatten(spec.out_tree, out)
-    targets = layout.targets()
     objects = []
     end = len(out)
     for kind, what in reversed(spec.objects):
@@ -98,12 +104,10 @@ def output(spec: Spec, out: list[Any], layout: Layout) -> Any:
             tree, start = what
             objects.append(jax.tree_util.tree_unflatten(tree, out[start:end]))
             end = start
-        elif kind == "box":
-            objects.append(targets[what])
         else:
-            objects.append(layout.nodes[what]() if kind == "node" else what)
+            objects.append(member(what))
     value = unflatten_args(spec.out_tree, out[:end], objects[::-1])
-    _rename(value, spec.renames, targets)
+    _rename(value, spec.renames, member)
     return value
 
 
@@ -152,29 +156,26 @@ def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> 
     """The outputs of a traced call: the function's own, with references for the objects in it, and the effects."""
     spec = Spec()
     after = Layout(objects) if overlay.journal else layout
-    spec.structural = after.structure is not layout.structure or after.targets() != layout.targets()
-    births = [box for box in after.targets() if box in overlay.born] if spec.structural else []
-    spec.effects, arrays = take(overlay, births)
-    spec.effects.emitted = [(tls.captures.index(sink), key, tree, n) for sink, key, tree, n in spec.effects.emitted]
-    position = {box: i for i, box in enumerate(layout.targets())}
-    spec.wrote = [position[box] for box in spec.effects.boxes]
+    targets = layout.targets()
+    position = {id(member): i for i, member in enumerate([*targets, *[ref() for ref in layout.nodes]])}
+    spec.structural = after.structure is not layout.structure or set(map(id, after.targets())) != set(map(id, targets))
+    kept = [box for box in after.targets() if box in overlay.born] if spec.structural else []
+    effects, arrays = take(overlay, kept)
+
+    def place(member: Any) -> Any:
+        spec.structural |= id(member) not in position  # a container was given an object that is no argument's
+        return position.get(id(member), member)
+
+    spec.effects = effects.located(place)
     paths, _ = jax.tree_util.tree_flatten_with_path(out)
-    leaves, spec.out_tree, found = flatten_args(out)
     spec.renames = _renames(paths, position)
-    nodes = {id(ref()): i for i, ref in enumerate(after.nodes)}
+    leaves, spec.out_tree, found = flatten_args(out)
+    here = {id(member) for member in (*kept, *[ref() for ref in after.nodes])}
     for item in found:
-        if isinstance(item, Box):
-            if item in position:
-                spec.objects.append(("box", position[item]))
-            elif item in births:
-                spec.objects.append(("self", item))
-            else:
-                spec.objects.append(("tree", (jax.tree_util.tree_structure(item), len(leaves))))
-                leaves.append(item.value)
-        elif id(item) in nodes and not spec.structural:
-            spec.objects.append(("node", nodes[id(item)]))
-        elif id(item) in nodes or not _born(item, overlay):
-            spec.objects.append(("self", item))
+        if id(item) in position and not spec.structural:
+            spec.objects.append(("place", position[id(item)]))
+        elif id(item) in position or id(item) in here or not _born(item, overlay):
+            spec.objects.append(("place", item))
         else:
             inside, tree = jax.tree_util.tree_flatten(item)
             spec.objects.append(("tree", (tree, len(leaves))))
@@ -182,26 +183,29 @@ def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> 
     return spec, leaves, arrays
 
 
-def _born(node: Any, overlay: Overlay) -> bool:
-    return node._birth == overlay.state or any(box in overlay.born for box in Layout((node,)).targets())
+def _born(item: Any, overlay: Overlay) -> bool:
+    """Was a box or object made in this trace?"""
+    if isinstance(item, Box):
+        return item in overlay.born
+    return item._birth == overlay.state or any(box in overlay.born for box in Layout((item,)).targets())
 
 
-def _renames(paths: list[tuple[Any, Any]], position: dict[Box, int]) -> list[tuple[Any, list[int]]]:
+def _renames(paths: list[tuple[Any, Any]], position: dict[int, int]) -> list[tuple[Any, list[int]]]:
     """The gradient dicts in an output: where they are, and which boxes their names stand for."""
     found: dict[Any, list[int]] = {}
     for path, _ in paths:
         for depth, key in enumerate(path):
             name = getattr(key, "key", None)
             box = name.box if isinstance(name, ParamName) else None
-            if box is not None and box in position:
-                found.setdefault(path[:depth], []).append(position[box])
+            if id(box) in position:
+                found.setdefault(path[:depth], []).append(position[id(box)])
                 break
     return list(found.items())
 
 
-def _rename(out: Any, renames: list[tuple[Any, list[int]]], targets: list[Box]) -> None:
+def _rename(out: Any, renames: list[tuple[Any, list[int]]], member: Callable[[Any], Any]) -> None:
     """Let gradient dicts name the boxes of this call's objects, not those of the objects that were traced."""
-    for path, positions in renames:
+    for path, places in renames:
         grads = out
         for key in path:
             if isinstance(key, jax.tree_util.SequenceKey):
@@ -209,8 +213,7 @@ def _rename(out: Any, renames: list[tuple[Any, list[int]]], targets: list[Box]) 
             else:
                 grads = grads[key.key] if isinstance(key, jax.tree_util.DictKey) else getattr(grads, key.name)
         first = next(iter(grads))
-        if first.box is not targets[positions[0]] and len(grads) == len(positions):
-            boxes: list[Any] = list(targets)
-            items = [(ParamName(str(k), boxes[i]), v) for (k, v), i in zip(grads.items(), positions, strict=True)]
+        if first.box is not member(places[0]) and len(grads) == len(places):
+            items = [(ParamName(str(k), member(i)), v) for (k, v), i in zip(grads.items(), places, strict=True)]
             grads.clear()
             grads.update(items)
