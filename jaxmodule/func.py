@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .core.box import Box, unbox
 from .core.effects import take
-from .core.errors import ImmutableError
+from .core.errors import ImmutableError, StateError
 from .core.overlay import overlaid
 from .nn.module import Module
 
@@ -135,7 +135,12 @@ def functional_call(
         for box in values:
             overlay.written.pop(box, None)
         effects, arrays = take(overlay)
-    effects.apply(arrays)
+    try:
+        effects.apply(arrays)
+    except StateError as error:  # a write to what was not given, in a raw transform
+        error.path = next((name for name, box in boxes.items() if box is error.box), "")
+        error.owner = type(module).__name__
+        raise
     return (out, written) if mutable else out
 
 
@@ -178,7 +183,7 @@ def _untied(module: Module, given: dict[str, Any]) -> Module:
         for registry in (new._parameters, new._buffers):
             for name, box in list(registry.items()):
                 if box is not None and f"{path}{name}" in given:
-                    registry[name] = box._clone(box.value)
+                    registry[name] = box._clone(box.value)  # pyright: ignore[reportArgumentType]
         for name, child in list(new._modules.items()):
             if child is not None:
                 new._modules[name] = visit(child, f"{path}{name}.")

@@ -66,8 +66,6 @@ class Generator(Stateful):
         True
     """
 
-    _internal = Stateful._internal | {"_initial"}  # the seed is no part of the structure: a new one compiles nothing
-
     _internal = frozenset({*Stateful._internal, "_initial"})  # another seed is no other structure
 
     def __init__(self, seed: Any = 0) -> None:
@@ -200,8 +198,8 @@ def use_rng(rng: Any) -> Iterator[Generator]:
     """Draw from another generator in a block.
 
     Args:
-        rng: a `Generator` (advanced by the block), or an int or JAX key (for a generator of the block's own; this is how
-            to draw inside a raw `jax.jit`, `jax.vmap`, ...).
+        rng: a `Generator` (advanced by the block), or an int or JAX key (for a generator of the block's own; this is
+            how to draw inside a raw `jax.jit`, `jax.vmap`, ...).
 
     Example:
         >>> import jax, jaxmodule as jm

@@ -40,7 +40,8 @@ def test_gradients_are_a_plain_dict_by_dotted_name():
 def test_gradients_agree_with_differences():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.LayerNorm(4))
     params, _ = jm.split(model)
-    check_grads(lambda p: jm.functional_call(model, p, jnp.ones((2, 3))), (params,), 1, modes=["rev"], atol=1e-2, rtol=1e-2)
+    call = lambda p: jm.functional_call(model, p, jnp.ones((2, 3)))  # noqa: E731
+    check_grads(call, (params,), 1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
 def test_argnums_and_mixed_arguments():
@@ -62,12 +63,13 @@ def test_argnums_and_mixed_arguments():
 def test_has_aux():
     model = nn.BatchNorm1d(2)
     x = jnp.array([[1.0, 2.0], [3.0, 5.0]])
-    (value, aux), grads = jm.value_and_grad(lambda m: (m(x).sum(), {"out": m(x), "m": m, "none": None}), has_aux=True)(model)
+    loss = lambda m: (m(x).sum(), {"out": m(x), "m": m, "none": None})  # noqa: E731
+    (_, aux), _ = jm.value_and_grad(loss, has_aux=True)(model)
     assert aux["m"] is model
     assert aux["none"] is None
     assert aux["out"].shape == (2, 2)
     assert int(model.num_batches_tracked) == 2
-    grads, aux = jm.grad(lambda m: (m(x).sum(), m.weight), has_aux=True)(model)
+    _, aux = jm.grad(lambda m: (m(x).sum(), m.weight), has_aux=True)(model)
     assert aux is model.weight
     with pytest.raises(TypeError, match="must return"):
         jm.grad(lambda m: m(x).sum(), has_aux=True)(model)
@@ -154,7 +156,7 @@ def test_backward_adds_into_grad():
     assert model.bias.grad == 6
     model.zero_grad()
     assert model.bias.grad is None
-    loss, aux = jm.backward(lambda m: (m(x).sum(), 1.5), has_aux=True)(model)
+    _, aux = jm.backward(lambda m: (m(x).sum(), 1.5), has_aux=True)(model)
     assert aux == 1.5
     model.zero_grad(set_to_none=False)
     assert model.bias.grad == 0

@@ -416,10 +416,15 @@ def test_clear_cache_and_names():
 
 def test_a_compiled_function_does_not_keep_a_dead_model():
     call = jm.jit(lambda m, x: m(x))
-    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
-    model[0].register_forward_hook(lambda m, a, o: model and None)  # a hook that holds the model
-    call(model, jnp.ones((1, 2)))
-    call(model, jnp.ones((1, 2)))
+
+    def make():
+        model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+        model[0].register_forward_hook(lambda m, a, o: model and None)  # a hook that holds the model
+        return model
+
+    model = make()
+    call(model, jnp.ones((2, 2)))
+    call(model, jnp.ones((2, 2)))
     reference = weakref.ref(model)
     array = weakref.ref(model[0].weight)
     del model
@@ -470,7 +475,7 @@ def test_a_module_as_argument_of_raw_jit_is_a_clone_whose_writes_come_back_by_re
     assert int(model.num_batches_tracked) == 0
     assert int(new.num_batches_tracked) == 1
     assert jnp.allclose(out, model(x))
-    out2, newer = call(new, x)
+    _, newer = call(new, x)
     assert int(newer.num_batches_tracked) == 2
     assert newer.training
     newer.eval()
@@ -504,3 +509,33 @@ def test_dropout_and_losses_in_one_step():
     assert jnp.allclose(eager, compiled, rtol=1e-6)
     for name, g in eager_grads.items():
         assert jnp.allclose(g, compiled_grads[name], atol=1e-6), name
+
+
+def test_a_cached_property_is_state_and_holds_no_tracer():
+    class Masked(nn.Module):
+        sub = None
+
+        def __init__(self):
+            super().__init__()
+            self.sub = nn.Identity()
+
+        @functools.cached_property
+        def mask(self):
+            return jnp.tril(jnp.ones((2, 2)))
+
+        def forward(self, x):
+            return self.sub(x) * self.mask
+
+    assert isinstance(Masked().sub, nn.Identity), "a class attribute must not hide the module"
+    for transform in (jm.jit, jax.jit):
+        model = Masked()
+        call = transform(lambda m, x: m(x))
+        for _ in range(2):
+            assert call(model, jnp.ones((2, 2))).sum() == 3
+        no_tracer_in(model)
+        assert model.mask.sum() == 3
+        assert model.mask is model.mask
+    model = Masked()
+    assert jax.vmap(lambda x: model(x))(jnp.ones((3, 2, 2))).sum() == 9
+    no_tracer_in(model)
+    assert model.mask.sum() == 3

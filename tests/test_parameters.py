@@ -1,4 +1,4 @@
-"""Specification of parameters, buffers, and plain arrays on attributes: boxes, freezing, tying, what flows through transforms.
+"""Specification of parameters, buffers and plain arrays: boxes, freezing, tying, what flows through transforms.
 
 How they are registered and named is in test_lifecycle.py.
 """
@@ -86,7 +86,13 @@ def test_binary_operators(kind, name):
     function = getattr(operator, name)
     a, b = (A.astype(int), B.astype(int)) if name in INTEGER else (A, B)
     expected = function(a, b)
-    for left, right in [(kind(a), kind(b)), (kind(a), b), (a, kind(b)), (kind(a), np.asarray(b)), (np.asarray(a), kind(b))]:
+    for left, right in [
+        (kind(a), kind(b)),
+        (kind(a), b),
+        (a, kind(b)),
+        (kind(a), np.asarray(b)),
+        (np.asarray(a), kind(b)),
+    ]:
         got = function(left, right)
         assert isinstance(got, jax.Array)
         np.testing.assert_array_equal(got, expected)
@@ -155,7 +161,7 @@ def test_iteration_length_and_indexing():
     assert p[nn.Buffer(jnp.asarray([1]))].tolist() == [[3.0, 4.0]]
     assert p[None].shape == (1, 2, 2)
     assert p.at[0].set(0.0)[0].tolist() == [0.0, 0.0]
-    first, second = p
+    _, second = p
     assert second.tolist() == [3.0, 4.0]
     with pytest.raises(TypeError, match="does not support item assignment"):
         p[0] = 1.0
@@ -499,7 +505,9 @@ class TestTied:
         assert is_tied(gradient)
         np.testing.assert_allclose(gradient[0].weight, expected_gradient(model[0].weight.value), rtol=1e-5)
 
-    @pytest.mark.parametrize("how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.to(jnp.bfloat16)])
+    @pytest.mark.parametrize(
+        "how", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.to(jnp.bfloat16)]
+    )
     def test_copies_and_conversion(self, how):
         assert is_tied(how(tied()))
 
@@ -725,14 +733,18 @@ def test_writing_plain_state_in_a_raw_transform_raises():
     assert not hasattr(model, "new")
 
 
-@pytest.mark.parametrize(("make", "use"), [(list, "ModuleList"), (tuple, "ModuleList"), (lambda m: {"a": m[0]}, "ModuleDict")])
+@pytest.mark.parametrize(
+    ("make", "use"), [(list, "ModuleList"), (tuple, "ModuleList"), (lambda m: {"a": m[0]}, "ModuleDict")]
+)
 def test_a_plain_container_of_modules_warns_once(make, use):
     class Holder(nn.Module):
         def __init__(self):
             super().__init__()
             self.layers = make([nn.Linear(2, 2)])
 
-    with pytest.warns(UserWarning, match=rf"Holder.layers is a plain (list|tuple|dict) of modules.*Use nn\.{use}") as caught:
+    with pytest.warns(
+        UserWarning, match=rf"Holder.layers is a plain (list|tuple|dict) of modules.*Use nn\.{use}"
+    ) as caught:
         model = Holder()
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -743,8 +755,8 @@ def test_a_plain_container_of_modules_warns_once(make, use):
 
 
 def test_modules_in_a_plain_list_still_flow():
+    model = type("Lister", (nn.Module,), {})()
     with pytest.warns(UserWarning, match="ModuleList"):
-        model = type("Lister", (nn.Module,), {})()
         model.layers = [nn.BatchNorm1d(3)]
     jm.jit(lambda m, x: m.layers[0](x))(model, X)
     assert int(model.layers[0].num_batches_tracked) == 1

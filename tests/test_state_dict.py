@@ -1,4 +1,4 @@
-"""The specification of `state_dict` and `load_state_dict`, apart from what tests/parity/test_state_dict.py compares with torch.
+"""The specification of `state_dict` and `load_state_dict`, apart from what tests/parity/test_state_dict.py compares.
 
 What is saved is torch's; what is loaded is loaded whole or not at all, and the report says what happened.
 """
@@ -120,7 +120,9 @@ def test_a_report_survives_pickle() -> None:
 def test_a_lenient_load_that_loads_nothing_raises() -> None:
     model = net()
     before = contents(model)
-    match = r"strict=False\) matched nothing in Sequential: the model has \['0.weight', .*the state dict \['model.0.weight'"
+    match = (
+        r"strict=False\) matched nothing in Sequential: the model has \['0.weight', .*the state dict \['model.0.weight'"
+    )
     with pytest.raises(RuntimeError, match=match):
         model.load_state_dict({f"model.{name}": value for name, value in model.state_dict().items()}, strict=False)
     with pytest.raises(RuntimeError, match="matched nothing"):
@@ -264,9 +266,14 @@ def test_values_may_be_jax_numpy_or_boxes() -> None:
 
 
 def test_changing_the_source_in_place_afterwards_changes_nothing() -> None:
-    source = {"weight": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    # Of a size and alignment that JAX takes over without copying where it may.
+    memory = np.zeros(64 * 64 * 4 + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    weight = memory[start : start + 64 * 64 * 4].view(np.float32).reshape(64, 64)
+    weight[:] = 1
+    source = {"weight": weight, "bias": np.ones(64, np.float32)}
     for assign in (False, True):
-        model = nn.Linear(2, 2)
+        model = nn.Linear(64, 64)
         model.load_state_dict(source, assign=assign)
         source["weight"][:] += 1
         source["bias"][:] += 1

@@ -5,7 +5,9 @@ registry, inside a box, and given back as itself); everything else is *static* a
 """
 
 import types
+from contextlib import suppress
 from copy import deepcopy
+from functools import cached_property
 from inspect import getattr_static
 from typing import Any, ClassVar, Self
 
@@ -13,6 +15,7 @@ import jax
 
 from .box import Box, Parameter, Slot
 from .context import touch, trace_state
+from .errors import ForeignTraceError
 from .freeze import ATOMS, ContainerSlot, Node, is_container
 from .overlay import check_attribute, journal
 from .registry import Registry
@@ -28,10 +31,10 @@ class Stateful(Node):
     A subclass's objects are pytree nodes: leaves are the arrays of its unique boxes, keyed by dotted names.
     """
 
-    _registries: ClassVar[tuple[str, ...]] = (
-        "_slots",
-    )  # names of the dicts of boxes and objects, in order of the walk
-    _internal: ClassVar[frozenset[str]] = _INTERNAL  # attributes that are neither state nor static
+    #: The names of the dicts of boxes and objects, in the order of the walk.
+    _registries: ClassVar[tuple[str, ...]] = ("_slots",)
+    #: Attributes that are neither state nor static.
+    _internal: ClassVar[frozenset[str]] = _INTERNAL
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -43,6 +46,11 @@ class Stateful(Node):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name, value in list(cls.__dict__.items()):
+            if type(value) is cached_property:
+                replaced = _CachedProperty(value.func)
+                replaced.__set_name__(cls, name)
+                setattr(cls, name, replaced)
         register_node(cls)
 
     # -- attributes ---------------------------------------------------------------------------------------------
@@ -93,9 +101,10 @@ class Stateful(Node):
         if name in self.__dict__:
             journal(self.__dict__)
             del self.__dict__[name]
-        default = getattr_static(type(self), name, _MISSING)
-        if default is not _MISSING and not isinstance(default, _Default):
-            setattr(type(self), name, _Default(name, default))
+        if hasattr(type(self), name):
+            default = getattr_static(type(self), name)
+            if not isinstance(default, (_Default, _CachedProperty)):
+                setattr(type(self), name, _Default(name, default))
 
     def __getattr__(self, name: str) -> Any:
         slots = self.__dict__.get("_slots")
@@ -177,7 +186,7 @@ def _content(box: Any) -> Any:
 
 
 class _Default:
-    """A class attribute (`cache = None`) whose name some object has state under: gives the object's, else the class's."""
+    """A class attribute (`cache = None`) that an object has state under the name of: gives that, else the default."""
 
     __slots__ = ("_default", "_name")
 
@@ -186,11 +195,25 @@ class _Default:
         self._default = default
 
     def __get__(self, obj: Any, owner: Any = None) -> Any:
-        slots = {} if obj is None else obj.__dict__.get("_slots", {})
-        if self._name in slots:
-            return _content(slots[self._name])
+        if obj is not None and any(self._name in obj.__dict__.get(registry, ()) for registry in obj._registries):
+            return obj.__getattr__(self._name)
         default = self._default
         return default.__get__(obj, owner) if hasattr(type(default), "__get__") else default
+
+
+class _CachedProperty(cached_property):
+    """`functools.cached_property` that keeps its value as state, where Python's would leave a tracer in the object."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        name = str(self.attrname)
+        if name in instance._slots:
+            return _content(instance._slots[name])
+        value = self.func(instance)
+        with suppress(ForeignTraceError):  # inside a raw transform: right for this trace, and not to be kept
+            instance._set_plain(name, value)
+        return value
 
 
 class _Registered:

@@ -24,6 +24,7 @@ class CompiledCall:
         self._with_statics = jit(_call_with_statics, donate=donate, static_argnames="static")
 
     def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """The module's call with these arguments."""
         leaves, treedef, objects = flatten_args((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, _TRACED)]
         if not places:

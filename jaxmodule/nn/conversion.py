@@ -1,15 +1,12 @@
 """Changing the dtype and the placement of a module's arrays, and the names of torch's that mean nothing here."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 
 from ..core.box import Box, Parameter, unbox
-
-if TYPE_CHECKING:
-    from .module import Module
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 
@@ -71,7 +68,9 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     if dtype is not None:
         dtype = jnp.dtype(dtype)
         if not _is_floating(dtype):
-            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
+            raise TypeError(
+                f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
+            )
     return _as_device(placement), dtype
 
 

@@ -1,8 +1,8 @@
 """Hooks: their registries, the order they run in, and how a module call is wrapped so that gradients pass them.
 
-Hooks run while a function is traced, as under `torch.compile`, and belong to the structure, so that adding or removing
-one after compilation is seen. A full backward hook wraps the module call in a `custom_vjp` whose forward is `jax.vjp` of
-the call: so the hook gets `grad_input` and `grad_output` together, and may replace them.
+Hooks run while a function is traced, as under `torch.compile`, and belong to the structure, so that adding or
+removing one after compilation is seen. A full backward hook wraps the module call in a `custom_vjp` whose forward is
+`jax.vjp` of the call: so the hook gets `grad_input` and `grad_output` together, and may replace them.
 """
 
 import itertools
@@ -85,6 +85,7 @@ class OnHost:
         self.home = home
 
     def __call__(self, module: Any, *values: Any) -> None:
+        """Run the hook, now or whenever the program that is being traced runs."""
         leaves, treedef, objects = flatten_args(values)
         places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
         if not any(isinstance(leaves[i], Tracer) for i in places):
@@ -169,8 +170,8 @@ def run_always_called(module: Any, args: Any, kwargs: Any, result: Any, ran: Con
             result = result if replaced is None else replaced
         except Exception as error:
             warnings.warn(
-                f"{whose} forward hook with ``always_call=True`` raised an exception that was silenced as another error "
-                f"was raised in forward: {error}",
+                f"{whose} forward hook with ``always_call=True`` raised an exception that was silenced as another "
+                f"error was raised in forward: {error}",
                 stacklevel=2,
             )
 
@@ -327,7 +328,7 @@ def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> Removabl
 
 
 def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHandle:
-    """Run `hook(module, grad_input, grad_output)` after every module's backward; what it returns replaces grad_input."""
+    """Run `hook(module, grad_input, grad_output)` after every module's backward; its value replaces grad_input."""
     return _global("_backward_hooks", hook)
 
 

@@ -40,19 +40,23 @@ class _GradMode:
     def __exit__(self, *exc: object) -> None:
         set_ambient(no_grad=self._outer.pop())
 
+    def _again(self) -> "_GradMode":
+        return type(self)()
+
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            with type(self)():
+            with self._again():
                 if not self._off:
                     return function(*args, **kwargs)
                 inside, named = carry_no_gradient((args, kwargs))
-                return carry_no_gradient(function(*inside, **named))
+                plain: Callable[..., R] = function
+                return carry_no_gradient(plain(*inside, **named))
 
         return wrapper
 
 
-class no_grad(_GradMode):  # noqa: N801 - torch's name
+class no_grad(_GradMode):  # torch's name
     """In the block, reading a parameter and calling a module carry no gradient; also a decorator.
 
     BatchNorm statistics and random draws are updated as usual, as in torch.
@@ -79,7 +83,7 @@ class no_grad(_GradMode):  # noqa: N801 - torch's name
         return super().__new__(cls) if function is None else cls()(function)
 
 
-class enable_grad(_GradMode):  # noqa: N801 - torch's name
+class enable_grad(_GradMode):  # torch's name
     """Undo `no_grad` in a block or a decorated function."""
 
     _off = False

@@ -11,7 +11,7 @@ from ..core.box import Box, Buffer, Parameter
 from ..core.context import tls, touch, trace_state
 from ..core.errors import StateError
 from ..core.freeze import is_container
-from ..core.overlay import emit, journal
+from ..core.overlay import emit
 from ..core.registry import Registry, RemovableHandle
 from ..core.state import Stateful
 from . import hooks
@@ -28,7 +28,9 @@ _STATE_HOOKS = (
     "_load_state_dict_post_hooks",
 )
 _REGISTRIES = ("_parameters", "_buffers", "_slots", "_modules")
-_INTERNAL = frozenset({*_REGISTRIES, *hooks.KINDS, *hooks.FLAGS, *_STATE_HOOKS, "_non_persistent_buffers_set", "_compiled_call"})
+_INTERNAL = frozenset(
+    {*_REGISTRIES, *hooks.KINDS, *hooks.FLAGS, *_STATE_HOOKS, "_non_persistent_buffers_set", "_compiled_call"}
+)
 _warned: set[tuple[type, str]] = set()
 
 
@@ -70,6 +72,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     _registries = _REGISTRIES
     _internal = _INTERNAL
     _compiled_call: Any = None
+    _non_persistent_buffers_set: set[str]
     training: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,7 +133,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     def _add_path(self, error: StateError) -> None:
         """Put this module's part in front of the path in an error on its way up."""
         below = getattr(error, "at", None)
-        members: dict[str, Any] = {**self._parameters, **self._buffers, **self._slots} if below is None else self._modules
+        own = {**self._parameters, **self._buffers, **self.__dict__["_slots"]}
+        members: dict[str, Any] = own if below is None else self._modules
         name = next((k for k, v in members.items() if v is (error.box if below is None else below)), None)
         if name is not None:
             error.path = f"{name}.{error.path}" if error.path else name
@@ -232,16 +236,15 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         if isinstance(value, Parameter):
             self._claim(name, "_parameters", "parameters")
             self.register_parameter(name, value)
+        elif name in own.get("_parameters", ()):
+            self._replace_kind("_parameters", name, value, "parameter", "nn.Parameter")
         elif isinstance(value, Module):
             self._claim(name, "_modules", "module")
             self._modules[name] = hooks.run_registration_hooks("module", self, name, value)
-        elif isinstance(value, Buffer):
-            self._claim(name, "_buffers", "buffer")
-            self._set_buffer(name, value, value.persistent)
-        elif name in own.get("_parameters", ()):
-            self._replace_kind("_parameters", name, value, "parameter", "nn.Parameter")
         elif name in own.get("_modules", ()):
             self._replace_kind("_modules", name, value, "child module", "nn.Module")
+        elif isinstance(value, Buffer):
+            self.register_buffer(name, value, value.persistent)
         elif name in own.get("_buffers", ()):
             self._write_buffer(name, value)
         else:
@@ -258,9 +261,9 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             if other != registry and name in own[other]:
                 del own[other][name]
         own["_non_persistent_buffers_set"].discard(name)
-        if name in own:
-            journal(own)
-            del own[name]
+        was_static = name in own
+        self._make_way(name)
+        if was_static:
             touch()
 
     def _replace_kind(self, registry: str, name: str, value: Any, what: str, kind: str) -> None:
@@ -288,7 +291,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
                 return found[name]
         if name in _INTERNAL and name != "_slots":
             raise AttributeError(
-                f"'{type(self).__name__}' object has no attribute '{name}': its __init__ has not called super().__init__()"
+                f"'{type(self).__name__}' object has no attribute '{name}': "
+                "its __init__ has not called super().__init__()"
             )
         descriptor = getattr(type(self), name, None)
         if isinstance(descriptor, property) and descriptor.fget is not None:
@@ -390,8 +394,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             prepend: run it before the hooks that are there.
             with_kwargs: see `hook`.
             always_call: run it even if forward raises.
-            on_host: run it on concrete arrays, on each execution of a compiled call too; it must return None then. Under
-                `jm.jit` it runs asynchronously: `jax.effects_barrier()` waits.
+            on_host: run it on concrete arrays, on each execution of a compiled call too; it must return None then.
+                Under `jm.jit` it runs asynchronously: `jax.effects_barrier()` waits.
 
         Returns:
             A handle whose `remove()` takes the hook away.
@@ -400,7 +404,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             >>> import jax.numpy as jnp
             >>> from jaxmodule import nn
             >>> layer = nn.Linear(3, 2)
-            >>> handle = layer.register_forward_hook(lambda module, args, output: output * 0)
+            >>> handle = layer.register_forward_hook(lambda module, args, output: jnp.zeros_like(output))
             >>> layer(jnp.ones(3))
             Array([0., 0.], dtype=float32)
             >>> handle.remove()
@@ -416,8 +420,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Run `hook(module, grad_input, grad_output)` when the gradients through this module are computed.
 
-        `grad_input` has one entry for each positional argument (None for what is no floating-point array), `grad_output`
-        one for each output array. What the hook returns, if not None, replaces `grad_input`.
+        `grad_input` has one entry for each positional argument (None for what is no floating-point array),
+        `grad_output` one for each output array. What the hook returns, if not None, replaces `grad_input`.
 
         Note:
             In torch `grad_input` is also None for an input that doesn't require gradients, and `grad_output` for an

@@ -87,6 +87,7 @@ class StateDict:
         """The parameters and persistent buffers by dotted name, in torch's order.
 
         Args:
+            args: `destination`, `prefix`, `keep_vars` by position, torch's old form.
             destination: a dict to fill, instead of a new one.
             prefix: put in front of every name.
             keep_vars: give the boxes instead of their arrays.
@@ -100,7 +101,8 @@ class StateDict:
             ['weight', 'bias']
         """
         if args:  # torch's old positional form
-            destination, prefix, keep_vars = (*args, *(destination, prefix, keep_vars)[len(args) :])
+            given: tuple[Any, ...] = (*args, *(destination, prefix, keep_vars)[len(args) :])
+            destination, prefix, keep_vars = given
         if destination is None:
             destination = OrderedDict()
             destination._metadata = OrderedDict()
@@ -185,7 +187,7 @@ class StateDict:
 
         with overlaid({}, closed=False) as overlay:  # nothing reaches the module until all of it is known to fit
             _load(module, own, "", assign, missing, unexpected, errors)
-            report = _report(module, own, missing, unexpected, overlay)
+            report = _report(module, state_dict, missing, unexpected, overlay)
             if strict:
                 errors[:0] = _key_errors(missing, unexpected)
             if errors:
@@ -260,9 +262,10 @@ class StateDict:
         return RemovableHandle.add(self.__dict__["_state_dict_hooks"], hook)
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """Run `hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)` first.
+        """Run `hook` before this module's entries are loaded; it may change the dict, which is a copy.
 
-        It may change the dict, which is a copy.
+        It is called as `hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+        error_msgs)`.
         """
         return self._register_load_state_dict_pre_hook(hook, with_module=True)
 

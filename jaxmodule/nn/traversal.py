@@ -50,7 +50,9 @@ class Traversal:
     ) -> Iterator[tuple[str, Any]]:
         """The members that `members(module)` gives of each module, with dotted names."""
         seen: set[Any] = set()
-        modules: Any = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        modules: Any = [(prefix, self)]
+        if recurse:
+            modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
         for path, module in modules:
             for name, value in members(module):
                 if value is None or value in seen:
@@ -59,9 +61,9 @@ class Traversal:
                     seen.add(value)
                 yield (f"{path}.{name}" if path else name), value
 
-    def modules(self) -> "Iterator[Module]":
-        """Every module of the tree, this one first."""
-        for _, module in self.named_modules():
+    def modules(self, remove_duplicate: bool = True) -> "Iterator[Module]":
+        """Every module of the tree, this one first; without `remove_duplicate` once for each name."""
+        for _, module in self.named_modules(remove_duplicate=remove_duplicate):
             yield module
 
     def named_children(self) -> "Iterator[tuple[str, Module]]":
@@ -119,10 +121,11 @@ class Traversal:
         module: Any = self
         for name in target.split(".") if target else ():
             if not hasattr(module, name):
-                raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
-            module = getattr(module, name)
-            if not isinstance(module, Traversal):
+                raise AttributeError(f"{type(module).__name__} has no attribute `{name}`")
+            found = getattr(module, name)
+            if not isinstance(found, Traversal):
                 raise AttributeError(f"`{name}` is not an nn.Module")
+            module = found
         return module
 
     def set_submodule(self, target: str, module: "Module", strict: bool = False) -> None:
@@ -155,25 +158,25 @@ class Traversal:
         Raises:
             AttributeError: there is no such attribute, or it is no parameter.
         """
-        return self._get_box(target, "_parameters", "nn.Parameter")
+        return self._get_box(target, "_parameters", "an nn.Parameter")
 
-    def get_buffer(self, target: str) -> Buffer:
-        """The buffer with a dotted name.
+    def get_buffer(self, target: str) -> Buffer | None:
+        """The buffer with a dotted name; None where None is registered.
 
         Raises:
             AttributeError: there is no such attribute, or it is no buffer.
         """
-        return self._get_box(target, "_buffers", "buffer")
+        return self._get_box(target, "_buffers", "a buffer")
 
     def _get_box(self, target: str, registry: str, what: str) -> Any:
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
         if not hasattr(module, name):
             raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
-        box = module.__dict__[registry].get(name)
-        if box is None:
-            raise AttributeError(f"`{name}` is not an {what}" if what[0] == "n" else f"`{name}` is not a {what}")
-        return box
+        boxes = module.__dict__[registry]
+        if name not in boxes or (boxes[name] is None and registry == "_parameters"):
+            raise AttributeError(f"`{name}` is not {what}")
+        return boxes[name]
 
 
 class Parameters:

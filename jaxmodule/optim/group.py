@@ -12,13 +12,13 @@ from ..core.context import Tracer, tls, touch
 from ..core.freeze import Freezer
 from ..core.overlay import journal
 
-#: Hyper-parameters that choose an implementation of torch's. XLA has one, so they change nothing; kept for `state_dict`.
+#: Hyper-parameters that choose an implementation of torch's. XLA has one: they change nothing, and are in `state_dict`.
 HINTS = ("foreach", "fused", "capturable", "differentiable")
 
 Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[reportGeneralTypeIssues]
     """One group: `params`, `names`, and the hyper-parameters.
 
     Numbers can be set between steps, or inside a compiled step, without compiling again; everything that is no number
@@ -76,7 +76,8 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
         if traced and key in self._fields:
             if key in self._gates and not self.in_use(key):
                 raise RuntimeError(
-                    f"{key} is 0, so the program that is being traced has no {key}. Set it outside of the transform first."
+                    f"{key} is 0, so the program that is being traced has no {key}. "
+                    "Set it outside of the transform first."
                 )
             vector = self.box.value
             self.box.value = vector.at[self._fields.index(key)].set(jnp.asarray(value).astype(vector.dtype))

@@ -29,8 +29,8 @@ class _Trees(NamedTuple):
 class OptimizerBase(Stateful):
     """What all optimizers share: groups, names, `step`, `zero_grad`, `state_dict`.
 
-    Its state (moments, counters) and the parameters it moves are in boxes, so that `jm.jit` carries them. A subclass says
-    how the state of a group begins (`_init`) and what one step does (`_update`), both on plain dicts of arrays.
+    Its state (moments, counters) and the parameters it moves are in boxes, so that `jm.jit` carries them. A subclass
+    says how the state of a group begins (`_init`) and what one step does (`_update`), both on plain dicts of arrays.
     """
 
     _registries = ("_params", "_state", "_hyper", "_slots")
@@ -148,15 +148,15 @@ class OptimizerBase(Stateful):
 
         Args:
             grads: what `jm.grad` returned (or several of those, or a module of gradients from `jax.grad`, or a plain
-                dict by parameter name); None takes each parameter's `.grad`; a callable is torch's closure: it is called
-                first and its value returned.
+                dict by parameter name); None takes each parameter's `.grad`; a callable is torch's closure: it is
+                called first and its value returned.
 
         Raises:
             KeyError: a plain name is none of the optimizer's, or not one of the gradients is for its parameters.
 
         Note:
-            A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included. So is,
-            as in torch, a parameter that `jm.grad` differentiated and this optimizer does not have: another one may.
+            A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included. So
+            is, as in torch, one that `jm.grad` differentiated and this optimizer does not have: another one may.
         """
         loss = None
         if callable(grads) and not isinstance(grads, Module):
@@ -211,8 +211,9 @@ class OptimizerBase(Stateful):
                 found[str(name) if mine is None else mine] = unbox(gradient)
         if others and not found:
             raise KeyError(
-                f"the gradients {others[:5]} are of parameters that this optimizer does not have; it has {self._some()}. "
-                "To use them for its own parameters of the same names, pass `{str(name): g for name, g in grads.items()}`."
+                f"the gradients {others[:5]} are of parameters that this optimizer does not have; it has "
+                f"{self._some()}. To use them for its own parameters of the same names, pass "
+                "`{str(name): g for name, g in grads.items()}`."
             )
         return found
 
@@ -229,7 +230,7 @@ class OptimizerBase(Stateful):
     # -- files ----------------------------------------------------------------------------------------------------
     @property
     def state(self) -> dict[str, dict[str, Any]]:
-        """The state by parameter name: `{"fc.weight": {"step": …, "exp_avg": …}}`; what is no parameter's is under ""."""
+        """The state by parameter name: `{"fc.weight": {"step": …}}`; what is no parameter's is under ""."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         for index in range(len(self.param_groups)):
             self._split_state(index, self._state_of(index), found)
@@ -307,9 +308,10 @@ class OptimizerBase(Stateful):
     def _check_state(self, given: Mapping[str, Mapping[str, Any]]) -> None:
         own = self.state
         for name, entries in given.items():
-            if entries.keys() != own.get(name, {}).keys():
+            needed = own.get(name, {})
+            if entries.keys() != needed.keys():
                 raise ValueError(
-                    f"loaded state of {name!r} has {sorted(entries)}, {type(self).__name__} needs {sorted(own.get(name, {}))}"
+                    f"loaded state of {name!r} has {sorted(entries)}, {type(self).__name__} needs {sorted(needed)}"
                 )
 
     # -- copies ---------------------------------------------------------------------------------------------------

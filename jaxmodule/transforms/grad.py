@@ -68,7 +68,7 @@ class _Run:
         self.of_boxes = {box: box._apply_hooks(g) for box, g in zip(over.boxes, of_boxes, strict=True)}
 
     def gradients(self) -> Any:
-        """The gradients in the shape of the arguments: a dict by dotted name for an object, an array for a Parameter."""
+        """The gradients in the shape of the arguments: a dict by name for an object, an array for a Parameter."""
         over = self.over
         in_place: list[Any] = []
         for obj, named in zip(over.objects, over.named, strict=True):

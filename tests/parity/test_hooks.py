@@ -107,7 +107,9 @@ def test_a_pre_hook_with_kwargs_must_return_a_pair() -> None:
     for nn in LIBRARIES:
         model = nn.Identity()
         model.register_forward_pre_hook(lambda m, args, kwargs: args, with_kwargs=True)
-        with pytest.raises(RuntimeError, match=r"forward pre-hook must return None or a tuple of \(new_args, new_kwargs\)"):
+        with pytest.raises(
+            RuntimeError, match=r"forward pre-hook must return None or a tuple of \(new_args, new_kwargs\)"
+        ):
             model(array(nn, X))
 
 
@@ -153,10 +155,12 @@ def test_a_failure_of_an_always_called_hook_is_only_a_warning() -> None:
         model = failing(nn)
         model.register_forward_hook(fail, always_call=True)
         model.register_forward_hook(lambda m, args, out: calls.append(out), always_call=True)
-        with globals_of(nn).register_module_forward_hook(fail, always_call=True):
-            with warnings.catch_warnings(record=True) as caught, pytest.raises(ValueError, match="from forward"):
-                warnings.simplefilter("always")
-                model(array(nn, X))
+        with (
+            globals_of(nn).register_module_forward_hook(fail, always_call=True),
+            warnings.catch_warnings(record=True, action="always") as caught,
+            pytest.raises(ValueError, match="from forward"),
+        ):
+            model(array(nn, X))
         return calls + [str(w.message) for w in caught]
 
     in_both(scenario)

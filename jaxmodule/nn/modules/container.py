@@ -3,7 +3,6 @@
 import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any, Self, TypeVar, overload
 
 import jax
@@ -23,7 +22,7 @@ def _position(index: Any, length: int) -> int:
 
 
 class _Ordered(Module):
-    """What Sequential and ModuleList share: submodules under the names "0", "1", …"""
+    """What Sequential and ModuleList share: submodules that are named by their place."""
 
     def _name(self, index: Any) -> str:
         return list(self._modules)[_position(index, len(self))]
@@ -48,21 +47,18 @@ class _Ordered(Module):
         self.add_module(str(len(self)), module)
         return self
 
-    def insert(self, index: int, module: Module) -> Any:
-        """Put a module before `index`."""
-        if not isinstance(module, Module):
-            raise AssertionError(f"module should be of type: {Module}")  # noqa: TRY004 - torch's type
+    def _insert(self, index: int, module: Module) -> None:
         if not -len(self) <= index <= len(self):
             raise IndexError(f"Index out of range: {index}")
         modules = list(self)
         modules.insert(index, module)
         self._renumber(modules)
-        return self
 
     def extend(self, modules: Iterable[Module]) -> Self:
         """Add several modules at the end."""
         if not isinstance(modules, Iterable):
-            raise TypeError(f"extend should be called with an iterable, but got {type(modules).__name__}")
+            what = type(modules).__name__
+            raise TypeError(f"{self._get_name()}.extend should be called with an iterable, but got {what}")
         for module in list(modules):
             self.append(module)
         return self
@@ -72,9 +68,6 @@ class _Ordered(Module):
         module = self[key]  # pyright: ignore[reportIndexIssue]
         del self[key]
         return module
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if not name.isdigit()]
 
 
 class Sequential(_Ordered):
@@ -96,7 +89,7 @@ class Sequential(_Ordered):
     @overload
     def __init__(self, *args: Module) -> None: ...
     @overload
-    def __init__(self, arg: "OrderedDict[str, Module]") -> None: ...
+    def __init__(self, arg: "OrderedDict[str, Module]", /) -> None: ...
     def __init__(self, *args: Any) -> None:
         super().__init__()
         named = args[0].items() if len(args) == 1 and isinstance(args[0], OrderedDict) else enumerate(args)
@@ -116,6 +109,13 @@ class Sequential(_Ordered):
 
     def __setitem__(self, index: int, module: Module) -> None:
         setattr(self, self._name(index), module)
+
+    def insert(self, index: int, module: Module) -> Self:
+        """Put a module before `index`."""
+        if not isinstance(module, Module):
+            raise AssertionError(f"module should be of type: {Module}")  # torch's type
+        self._insert(index, module)
+        return self
 
     def __add__(self, other: "Sequential") -> "Sequential":
         if not isinstance(other, Sequential):
@@ -173,6 +173,12 @@ class ModuleList(_Ordered):
 
     def __setitem__(self, index: int, module: Module) -> None:
         setattr(self, self._name(index), module)
+
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before `index`."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+        self._insert(index, module)
 
     def __iadd__(self, modules: Iterable[Module]) -> Self:
         return self.extend(modules)
@@ -341,7 +347,7 @@ class ParameterList(Module):
 
     def extend(self, values: Iterable[Any]) -> Self:
         """Add several values at the end."""
-        if not isinstance(values, Iterable) or isinstance(values, (jax.Array, str)):
+        if not isinstance(values, Iterable) or isinstance(values, (jax.Array, Box)):
             raise TypeError(f"ParameterList.extend should be called with an iterable, but got {type(values).__name__}")
         for value in list(values):
             self.append(value)
@@ -475,8 +481,8 @@ class ParameterDict(Module):
         new.update(other)
         return new
 
-    def __ror__(self, other: Mapping[str, Any]) -> "ParameterDict":
-        new = ParameterDict(other)
+    def __ror__(self, other: Any) -> Any:
+        new = other.copy()
         new.update(self)
         return new
 
