@@ -759,3 +759,16 @@ class _Pickled:
 
 
 _PICKLED = _Pickled()
+
+
+def test_a_hook_added_after_unpickling_does_not_replace_one_that_came_along():
+    layer = nn.Identity()
+    handle = layer.register_forward_hook(_times_two)
+    del layer._forward_hooks[handle.id]
+    layer._forward_hooks[handle.id + 1] = _times_two  # the id that this process would give next
+    layer.register_forward_hook(_times_two)
+    assert layer(1.0) == 4.0
+
+
+def _times_two(module, args, output):
+    return output * 2

@@ -170,7 +170,7 @@ def test_other_suffixes(tmp_path, name):
         (np.array([object()]), "'x' has dtype object"),
         (np.ones(2, ml_dtypes.int4), "'x' has dtype int4"),
     ],
-    ids=str,
+    ids=["float", "dict", "None", "complex128", "str", "object", "int4"],
 )
 def test_values_that_are_no_arrays(path, value, match):
     path.write_bytes(b"old")

@@ -573,3 +573,14 @@ def test_float64_parameters_are_moved_in_float64() -> None:
         optimizer.step({"0": jnp.asarray(1.0, jnp.float64)})
         assert p.dtype == jnp.float64
         assert float(p.value) == pytest.approx(0.9, rel=1e-15)
+
+
+def test_an_optimizer_that_went_through_a_raw_transform_refuses_to_step():
+    model = nn.Linear(2, 1)
+    optimizer = jm.optim.SGD(model.parameters(), lr=0.1)
+    grads = {name: jnp.ones_like(p.value) for name, p in model.named_parameters()}
+    with pytest.raises(jm.StateError, match="no model would see the step(.|\n)*jm.jit"):
+        jax.jit(lambda o, g: o.step(g))(optimizer, grads)
+    with pytest.raises(jm.StateError, match="a copy"):
+        jax.tree.map(lambda x: x, optimizer).step(grads)
+    optimizer.step(grads)

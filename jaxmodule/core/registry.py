@@ -112,6 +112,8 @@ class RemovableHandle:
     ) -> "RemovableHandle":
         """Put `hook` into `registry` under an id never used before; `remove` also cleans the registries in `also`."""
         key = next(cls._ids)
+        while key in registry:  # an unpickled registry has ids of another process
+            key = next(cls._ids)
         registry[key] = hook
         if first:
             registry.move_to_end(key, last=False)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.box import Box, Parameter, ParamName, Slot, unbox
+from ..core.errors import StateError
 from ..core.registry import Registry
 from ..core.state import Stateful
 from ..nn.module import Module
@@ -35,7 +36,8 @@ class OptimizerBase(Stateful):
 
     _registries = ("_params", "_state", "_hyper", "_slots")
     _gates: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that cost nothing while they are zero
-    _internal: ClassVar[frozenset[str]] = frozenset({*_registries, "param_groups", "defaults", "_trees"})
+    _internal: ClassVar[frozenset[str]] = frozenset({*_registries, "param_groups", "defaults", "_trees", "_detached"})
+    _detached = False
 
     def __init__(self, params: Groups, defaults: Mapping[str, Any]) -> None:
         own = self.__dict__
@@ -158,6 +160,12 @@ class OptimizerBase(Stateful):
             A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included. So
             is, as in torch, one that `jm.grad` differentiated and this optimizer does not have: another one may.
         """
+        if self._detached:
+            raise StateError(
+                "this optimizer is a copy that a raw JAX transform (jax.jit, jax.tree.map, ...) has made: its parameters "
+                "are copies too, and no model would see the step.",
+                "Use jm.jit in place of jax.jit; or the optax transformation itself on `jm.split(model)[0]`.",
+            )
         loss = None
         if callable(grads) and not isinstance(grads, Module):
             loss, grads = grads(), None
@@ -336,6 +344,7 @@ class OptimizerBase(Stateful):
         super()._assemble(parts, nodes, boxes)
         groups = [self._group_again(i, group.raw()) for i, group in enumerate(parts["param_groups"])]
         self.__dict__["param_groups"] = groups
+        self.__dict__["_detached"] = nodes[0] is self
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
