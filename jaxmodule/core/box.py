@@ -1,12 +1,10 @@
 """Boxes: small mutable cells round one `jax.Array`, and the arrays' operators on them.
 
-`Parameter` and `Buffer` are what modules register; `Slot` holds a plain array attribute, `ContainerSlot` a plain
-container attribute, `GradBox` a parameter's `.grad`. All state of this library is in boxes, so that one mechanism (the
-overlay) can carry it through every transform.
+All state of this library is in boxes, so that one mechanism (the overlay) can carry it through every transform. What
+modules register is in `parameter.py`; `Slot` holds a plain array attribute.
 """
 
 import operator
-import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .context import HOLE, Tracer, tls, touch
-from .overlay import ESCAPED, birth, journal, raise_escaped, read, write
-from .registry import Registry, RemovableHandle
+from .context import HOLE, Tracer, tls
+from .overlay import ESCAPED, birth, read, write
 
 if TYPE_CHECKING:  # to a type checker a box is an array with a mutable value
     _ArrayLike = jax.Array
@@ -33,35 +30,13 @@ def unbox(x: Any) -> Any:
     return jnp.asarray(x)
 
 
-def _strong(x: Any) -> Any:
+def strong(x: Any) -> Any:
     """`x` without JAX's weak type, which torch has none of: it would compile everything again once it is lost."""
     return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
 
 
 def _strip(x: Any) -> Any:
     return x.value if isinstance(x, Box) else x
-
-
-class ParamName(str):
-    """A dotted parameter name that remembers its parameter: the keys of the dict that `jm.grad` returns.
-
-    It compares, hashes, sorts and pickles as the plain string.
-    """
-
-    __slots__ = ("_ref",)
-
-    def __new__(cls, name: str, box: "Parameter | None" = None) -> Self:
-        self = super().__new__(cls, name)
-        self._ref = None if box is None else weakref.ref(box)
-        return self
-
-    @property
-    def box(self) -> "Parameter | None":
-        """The parameter that the name stands for, or None if it is gone."""
-        return None if self._ref is None else self._ref()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (str, (str(self),))
 
 
 def _flatten(box: Any) -> tuple[Any, Any]:
@@ -98,7 +73,7 @@ class Box(_ArrayLike):
     _remedy = ""
 
     def __init__(self, value: Any) -> None:
-        birth(self, _strong(value))
+        birth(self, strong(value))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,7 +87,7 @@ class Box(_ArrayLike):
 
     @value.setter
     def value(self, new: Any) -> None:
-        write(self, _strong(unbox(new)))
+        write(self, strong(unbox(new)))
 
     data = value
 
@@ -122,7 +97,7 @@ class Box(_ArrayLike):
         return getattr(self._value, "shape", None)
 
     def _set_raw(self, value: Any) -> None:
-        _set_value(self, value)
+        set_value(self, value)
 
     def _flags(self) -> Any:
         """What of this box belongs to the structure, as a hashable value."""
@@ -208,27 +183,30 @@ class Box(_ArrayLike):
         found = memo.get(id(self))
         if found is None:
             # A copy, not a second reference: a donated step must not delete the copy's array.
-            found = memo[id(self)] = self._clone(jax.tree.map(_fresh_copy, self.value))
+            found = memo[id(self)] = self._clone(jax.tree.map(fresh_copy, self.value))
         return found
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), jax.tree.map(_to_host, self.value)))
+        return (rebuild_box, (type(self), jax.tree.map(to_host, self.value)))
 
 
-def _fresh_copy(x: Any) -> Any:
+def fresh_copy(x: Any) -> Any:
+    """An array of its own memory; anything else as it is."""
     return x.copy() if isinstance(x, jax.Array) else x
 
 
-def _to_host(x: Any) -> Any:
+def to_host(x: Any) -> Any:
+    """An array as numpy's, for pickling; anything else as it is."""
     return np.asarray(x) if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
-def _rebuild(cls: type[Box], value: Any, *args: Any) -> Box:
+def rebuild_box(cls: type[Box], value: Any, *args: Any) -> Box:
+    """What a pickled box is made by."""
     return cls(jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, value), *args)
 
 
 _register(Box)
-_set_value: Callable[[Box, Any], None] = Box.__dict__["_value"].__set__
+set_value: Callable[[Box, Any], None] = Box.__dict__["_value"].__set__
 
 
 def _operator(name: str, function: Callable[..., Any], reflected: bool = False) -> None:
@@ -292,248 +270,3 @@ class Slot(Box):
     """The box of a plain array attribute of a Stateful object."""
 
     __slots__ = ()
-
-
-class GradBox(Box):
-    """A parameter's gradient: an array or None. Which of the two it is belongs to the structure."""
-
-    __slots__ = ()
-
-    def __init__(self, value: Any = None) -> None:
-        _set_value(self, None)
-        birth(self, value)
-
-    def _set_raw(self, value: Any) -> None:
-        changed = (self._value is None) != (value is None)
-        _set_value(self, value)
-        if changed:
-            touch()
-
-
-class Parameter(Box):
-    """An array that is trained: found by `Module.parameters()` and the optimizers when assigned to a module attribute.
-
-    Args:
-        data: the array (or numpy array, list, number).
-        requires_grad: whether gradients are computed for it. False freezes it: it costs nothing in `jm.grad`, and the
-            optimizers leave it alone, weight decay included.
-
-    Attributes:
-        value: the array; alias `data`.
-        grad: the gradient that `jm.backward` has added up, or None.
-        name_hint: the dotted name that `Module.parameters()` last listed it under, for optimizers; or "".
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule import nn
-        >>> p = nn.Parameter(jnp.zeros(3))
-        >>> p.value = p + 1
-        >>> float(p.sum())
-        3.0
-    """
-
-    __slots__ = ("__dict__", "_grad", "_hooks", "_requires_grad", "name_hint")
-    _grad: GradBox | None
-    _hooks: Registry | None
-    _requires_grad: bool
-    name_hint: str
-
-    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-        birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
-        _set_slots(self, bool(requires_grad))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _PARAMETER_NAMES:  # a mark of the user's, which code under a transform may read
-            journal(self.__dict__)
-        object.__setattr__(self, name, value)
-        if name not in _PARAMETER_NAMES:
-            touch()
-
-    def __delattr__(self, name: str) -> None:
-        journal(self.__dict__)
-        object.__delattr__(self, name)
-        touch()
-
-    @property
-    def value(self) -> jax.Array:
-        """The array. Setting it replaces the array; inside a `jm` transform the new value becomes an output."""
-        if tls.overlay is None:
-            value = self._value
-            if value is ESCAPED:
-                raise_escaped(self)
-            # A clone inside a raw transform: a frozen parameter carries no gradient there either.
-            frozen = not self._requires_grad and self._birth is not None
-        else:
-            value = read(self)
-            frozen = False
-        return jax.lax.stop_gradient(value) if (frozen or tls.no_grad) and isinstance(value, Tracer) else value
-
-    @value.setter
-    def value(self, new: Any) -> None:
-        write(self, _strong(unbox(new)))
-
-    data = value
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether `jm.grad` differentiates it and optimizers move it."""
-        return self._requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, on: bool) -> None:
-        self.requires_grad_(on)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Freeze (False) or release (True) this parameter."""
-        if bool(requires_grad) != self._requires_grad:
-            _set_requires_grad(self, bool(requires_grad))
-            touch()
-        return self
-
-    @property
-    def is_leaf(self) -> bool:
-        """Always True, as for every parameter in torch."""
-        return True
-
-    @property
-    def grad_box(self) -> GradBox:
-        """The box of the gradient, made on first use."""
-        if self._grad is None:
-            _set_grad(self, GradBox())
-        return self._grad  # pyright: ignore[reportReturnType]
-
-    @property
-    def grad(self) -> jax.Array | None:
-        """The gradient that `jm.backward` has added up, or None."""
-        return None if self._grad is None else read(self._grad)
-
-    @grad.setter
-    def grad(self, new: Any) -> None:
-        if new is None and self._grad is None:
-            return
-        new = unbox(new)
-        if new is not None and new.shape != self.shape:
-            raise RuntimeError(f"assigned grad has data of a different size: {new.shape} against {self.shape}")
-        write(self.grad_box, new)
-
-    def register_hook(self, hook: Callable[[jax.Array], jax.Array | None]) -> RemovableHandle:
-        """Call `hook(gradient)` when `jm.grad`, `jm.value_and_grad` or `jm.backward` has this parameter's gradient.
-
-        What it returns, if not None, replaces the gradient.
-
-        Returns:
-            A handle whose `remove()` takes the hook away; also a context manager.
-        """
-        if not self._requires_grad:
-            raise RuntimeError("cannot register a hook on a parameter that doesn't require gradient")
-        hooks = self._hooks
-        if hooks is None:
-            hooks = Registry(watched=True)
-            _set_hooks(self, hooks)
-        return RemovableHandle.add(hooks, hook)
-
-    def _apply_hooks(self, gradient: jax.Array) -> jax.Array:
-        for hook in tuple((self._hooks or {}).values()):
-            replaced = hook(gradient)
-            gradient = gradient if replaced is None else replaced
-        return gradient
-
-    def _flags(self) -> Any:
-        hooks = tuple(self._hooks) if self._hooks else ()
-        return (self._requires_grad, hooks)
-
-    def _restore_flags(self, flags: Any) -> None:
-        _set_slots(self, flags[0])
-
-    def _clone(self, value: Any) -> Box:
-        new = super()._clone(value)
-        _set_slots(new, self._requires_grad)
-        new.__dict__.update(self.__dict__)
-        if self._hooks:
-            _set_hooks(new, Registry(self._hooks, watched=True))
-        return new
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Box:
-        known = id(self) in memo
-        new = super().__deepcopy__(memo)
-        if not known and self.grad is not None:
-            new.grad = _fresh_copy(self.grad)  # pyright: ignore[reportAttributeAccessIssue]
-        return new
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        state = dict(self.__dict__)
-        return (_rebuild, (type(self), _to_host(self.value), self._requires_grad), state or None)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __repr__(self) -> str:
-        frozen = "" if self._requires_grad else " (requires_grad=False)"
-        return f"Parameter containing{frozen}:\n{self.value!r}"
-
-
-_set_requires_grad = Parameter.__dict__["_requires_grad"].__set__
-_set_grad = Parameter.__dict__["_grad"].__set__
-_set_hooks = Parameter.__dict__["_hooks"].__set__
-_PARAMETER_NAMES = frozenset(dir(Parameter))
-
-
-def _set_slots(parameter: Any, requires_grad: bool) -> None:
-    _set_requires_grad(parameter, requires_grad)
-    _set_grad(parameter, None)
-    parameter.name_hint = ""
-    _set_hooks(parameter, None)
-
-
-class Buffer(Box):
-    """An array that belongs to a module's state but is not trained, such as BatchNorm's running mean.
-
-    Args:
-        data: the array.
-        persistent: whether it is part of `state_dict`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule import nn
-        >>> class Count(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.calls = nn.Buffer(jnp.zeros((), jnp.int32))
-        ...     def forward(self, x):
-        ...         self.calls += 1
-        ...         return x
-        >>> model = Count()
-        >>> _ = model(1.0)
-        >>> int(model.state_dict()["calls"])
-        1
-    """
-
-    __slots__ = ("persistent",)
-    persistent: bool
-
-    def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-        birth(self, jnp.empty(0) if data is None else _strong(unbox(data)))
-        self.persistent = persistent
-
-    @property
-    def requires_grad(self) -> bool:
-        """Always False: buffers are not differentiated."""
-        return False
-
-    def _flags(self) -> Any:
-        return self.persistent
-
-    def _restore_flags(self, flags: Any) -> None:
-        self.persistent = flags
-
-    def _clone(self, value: Any) -> Box:
-        new: Any = super()._clone(value)
-        new.persistent = self.persistent
-        return new
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return (_rebuild_buffer, (type(self), _to_host(self.value), self.persistent))
-
-
-def _rebuild_buffer(cls: type[Buffer], value: Any, persistent: bool) -> Buffer:
-    return cls(jnp.asarray(value), persistent=persistent)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from .box import Box, _set_value
+from .box import Box, set_value
 from .context import tls
 from .freeze import Encoding, encode, rebuild
 from .overlay import Overlay, birth, emit, write
@@ -69,7 +69,7 @@ class Effects:
         if boxes is None:
             boxes = list(map(member, self.boxes))
         n = len(boxes)
-        deque(map(_set_value if fast else write, boxes, arrays), maxlen=0)
+        deque(map(set_value if fast else write, boxes, arrays), maxlen=0)
         rest = iter(arrays[n:])
         for place in self.cleared:
             write(member(place), None)

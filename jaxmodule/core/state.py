@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Self
 
 import jax
 
-from .box import Box, Parameter, Slot
+from .box import Box, Slot
 from .context import touch, trace_state
 from .errors import ForeignTraceError
 from .freeze import ATOMS, ContainerSlot, Node, is_container
 from .overlay import check_attribute, journal
+from .parameter import Parameter
 from .registry import Registry
 from .structure import register_node
 

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 
 from . import context
-from .box import Box, Parameter
+from .box import Box
 from .context import HOLE, epoch, tls
 from .freeze import ContainerSlot, Encoding, Freezer, Node, encode, rebuild
+from .parameter import Parameter
 from .registry import Registry
 
 _raw_value = attrgetter("_value")

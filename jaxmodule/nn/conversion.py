@@ -6,7 +6,8 @@ from typing import Any, NoReturn, Self
 import jax
 import jax.numpy as jnp
 
-from ..core.box import Box, Parameter, unbox
+from ..core.box import Box, unbox
+from ..core.parameter import Parameter
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.box import Buffer
 from ..core.context import Tracer, process_keys, tls
 from ..core.effects import take
 from ..core.overlay import overlaid
+from ..core.parameter import Buffer
 from ..core.registry import Registry, RemovableHandle
 from ..core.structure import flatten_args, layout_of, unflatten_args
 

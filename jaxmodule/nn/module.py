@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 
-from ..core.box import Box, Buffer, Parameter
+from ..core.box import Box
 from ..core.context import tls, touch, trace_state
 from ..core.errors import StateError
 from ..core.freeze import is_container
 from ..core.overlay import emit
+from ..core.parameter import Buffer, Parameter
 from ..core.registry import Registry, RemovableHandle
 from ..core.state import Stateful
 from . import hooks

@@ -1,5 +1,5 @@
 """`torch.nn.parameter`'s names."""
 
-from ..core.box import Buffer, Parameter
+from ..core.parameter import Buffer, Parameter
 
 __all__ = ["Buffer", "Parameter"]

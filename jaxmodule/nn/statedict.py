@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.box import Box, Parameter, unbox
+from ..core.box import Box, unbox
 from ..core.overlay import Overlay, overlaid, write
+from ..core.parameter import Parameter
 from ..core.registry import RemovableHandle
 
 _EXTRA = "_extra_state"

@@ -7,8 +7,8 @@ an object is listed once, under the first name it is met by.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.box import Buffer, Parameter, ParamName
 from ..core.freeze import Node
+from ..core.parameter import Buffer, Parameter, ParamName
 
 if TYPE_CHECKING:
     from .module import Module

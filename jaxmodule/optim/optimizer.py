@@ -8,8 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..core.box import Box, Parameter, ParamName, Slot, unbox
+from ..core.box import Box, Slot, unbox
 from ..core.errors import StateError
+from ..core.parameter import Parameter, ParamName
 from ..core.registry import Registry
 from ..core.state import Stateful
 from ..nn.module import Module
@@ -162,8 +163,8 @@ class OptimizerBase(Stateful):
         """
         if self._detached:
             raise StateError(
-                "this optimizer is a copy that a raw JAX transform (jax.jit, jax.tree.map, ...) has made: its parameters "
-                "are copies too, and no model would see the step.",
+                "this optimizer is a copy that a raw JAX transform (jax.jit, jax.tree.map, ...) has made: its "
+                "parameters are copies too, and no model would see the step.",
                 "Use jm.jit in place of jax.jit; or the optax transformation itself on `jm.split(model)[0]`.",
             )
         loss = None

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 
-from ..core.box import Box, Parameter, ParamName, unbox
+from ..core.box import Box, unbox
 from ..core.effects import take
 from ..core.freeze import Node
 from ..core.overlay import overlaid
+from ..core.parameter import Parameter, ParamName
 from ..core.structure import flatten_args, unflatten_args
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
-from ..core.box import Box, GradBox, ParamName
+from ..core.box import Box
 from ..core.context import tls, trace_state
 from ..core.effects import Effects, take
 from ..core.overlay import Overlay, overlaid
+from ..core.parameter import GradBox, ParamName
 from ..core.structure import Layout, flatten_args, unflatten_args
 
 

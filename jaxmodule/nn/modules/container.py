@@ -7,7 +7,8 @@ from typing import Any, Self, TypeVar, overload
 
 import jax
 
-from ...core.box import Box, Parameter
+from ...core.box import Box
+from ...core.parameter import Parameter
 from ..module import Module
 
 T = TypeVar("T", bound=Module)
