@@ -71,6 +71,7 @@ class JitFunction(Generic[P, R]):
         self._donate = donate
         self._programs: dict[Any, Program] = {}
         self._plans: dict[Any, Plan] = {}
+        self._label = getattr(fun, "__qualname__", type(fun).__name__)
         functools.update_wrapper(self, fun if hasattr(fun, "__name__") else self._function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -133,7 +134,7 @@ class JitFunction(Generic[P, R]):
         return self if instance is None else types.MethodType(self, instance)
 
     def __repr__(self) -> str:
-        return f"jm.jit({getattr(self._function, '__qualname__', self._function)})"
+        return f"jm.jit({self._label})"
 
 
 def _check_leaves(args: Any, kwargs: Any) -> None:
