@@ -106,11 +106,13 @@ def build_raw(blocks: int, optimizer: str) -> Calls:
     def apply(params, x):
         for i in range(blocks):
             name = f"blocks.{i}"
+            # The operations of the modules, one by one: another spelling is another program (h.var, which computes the
+            # mean again, took ten times as long to compile).
             h = x @ params[f"{name}.fc1.weight"].T + params[f"{name}.fc1.bias"]
-            mean, var = h.mean(-1, keepdims=True), h.var(-1, keepdims=True)
-            h = (h - mean) * jax.lax.rsqrt(var + 1e-5)
-            h = h * params[f"{name}.norm.weight"] + params[f"{name}.norm.bias"]
-            x = x + jax.nn.relu(h) @ params[f"{name}.fc2.weight"].T + params[f"{name}.fc2.bias"]
+            h = h - h.mean(-1, keepdims=True)
+            h = h * jax.lax.rsqrt(jnp.mean(jax.lax.square(h), -1, keepdims=True) + 1e-5)
+            h = jax.nn.relu(h * params[f"{name}.norm.weight"] + params[f"{name}.norm.bias"])
+            x = x + (h @ params[f"{name}.fc2.weight"].T + params[f"{name}.fc2.bias"])
         return x
 
     forward = jax.jit(apply)

@@ -7,6 +7,7 @@ program), hands the boxes' arrays to a plain `jax.jit` function, and puts the bo
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -71,18 +72,27 @@ class JitFunction(Generic[P, R]):
         self._donate = donate
         self._programs: dict[Any, Program] = {}
         self._plans: dict[Any, Plan] = {}
+        self._last: _Last | None = None
         self._label = getattr(fun, "__qualname__", type(fun).__name__)
         functools.update_wrapper(self, fun if hasattr(fun, "__name__") else self._function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        plan, objects, leaves, key = self._plan(args, kwargs)
+        last = self._last
+        again = None if last is None or kwargs else last.match(args)
+        if last is not None and again is not None:
+            plan, (objects, leaves) = last.plan, again
+        else:
+            plan, objects, leaves = self._plan(args, kwargs)
+            simple = not (kwargs or self._prefix or self._bound or self._static_nums or self._static_names)
+            self._last = _Last(plan, args, objects[-1]) if simple and all(map(_is_simple, args)) else None
         spec, out = plan.call(objects, leaves)
         if spec.structural:  # what it did to the objects' structure happens only while it is traced
-            self._plans.pop(key, None)
+            self._last = None
+            self._plans = {k: p for k, p in self._plans.items() if p is not plan}
             self._programs = {k: p for k, p in self._programs.items() if p is not plan.program}
         return out
 
-    def _plan(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[Any], Any]:
+    def _plan(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[Any]]:
         statics = _NO_STATICS
         if self._static_nums or self._static_names:
             args, kwargs, statics = self._split(args, kwargs)
@@ -95,8 +105,8 @@ class JitFunction(Generic[P, R]):
                 self._plans.clear()
             _check_leaves(args, kwargs)
             plan = self._plans[key] = self._make_plan(objects, treedef, statics)
-            plan.watch(objects, functools.partial(_forget, self._plans, key))
-        return plan, objects, leaves, key
+            plan.watch(objects, functools.partial(_forget, weakref.ref(self), key))
+        return plan, objects, leaves
 
     def _make_plan(self, objects: list[Any], treedef: Any, statics: _Statics) -> Plan:
         layout = Layout(objects)
@@ -118,7 +128,7 @@ class JitFunction(Generic[P, R]):
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Trace and lower for these arguments without running: JAX's `Lowered`. Nothing is written to the objects."""
-        plan, objects, leaves, _ = self._plan(args, kwargs)
+        plan, objects, leaves = self._plan(args, kwargs)
         plan.program.pending.call = (plan.layout, objects)
         try:
             return plan.program.compiled.lower(plan.layout.values(), leaves)
@@ -127,6 +137,7 @@ class JitFunction(Generic[P, R]):
 
     def clear_cache(self) -> None:
         """Forget all compiled programs."""
+        self._last = None
         self._plans.clear()
         self._programs.clear()
 
@@ -154,8 +165,50 @@ def _check_leaves(args: Any, kwargs: Any) -> None:
             )
 
 
-def _forget(plans: dict[Any, Plan], key: Any, _: Any) -> None:
-    plans.pop(key, None)
+def _forget(function: Any, key: Any, _: Any) -> None:
+    """Drop a plan, as an object of its has gone: the plan holds boxes, and the object's id will be another's."""
+    jitted = function()
+    if jitted is not None:
+        jitted._plans.pop(key, None)
+        jitted._last = None
+
+
+def _is_simple(arg: Any) -> bool:
+    return isinstance(arg, (Node, Box, jax.Array))
+
+
+class _Last:
+    """The plan of the last call, for a next one like it: the same objects, and arrays, as positional arguments.
+
+    Spares that call the flattening and the look-up.
+    """
+
+    __slots__ = ("ambient", "generator", "kinds", "plan")
+
+    def __init__(self, plan: Plan, args: tuple[Any, ...], generator: Any) -> None:
+        self.plan = plan
+        self.ambient = tls.ambient
+        self.generator = id(generator)
+        self.kinds = [id(arg) if isinstance(arg, (Node, Box)) else type(arg) for arg in args]
+
+    def match(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any]] | None:
+        """The objects and the arrays of a call that the plan serves, None for another call."""
+        if len(args) != len(self.kinds) or tls.ambient is not self.ambient:
+            return None
+        objects: list[Any] = []
+        leaves: list[Any] = []
+        for arg, kind in zip(args, self.kinds, strict=True):
+            if type(arg) is kind:
+                leaves.append(arg)
+            elif id(arg) == kind:
+                objects.append(arg)
+            else:
+                return None
+        generator = default_generator()
+        if id(generator) != self.generator or not self.plan.layout.current():
+            return None
+        objects.append(generator)
+        return objects, leaves
 
 
 def _unbind(fun: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
