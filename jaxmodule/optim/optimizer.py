@@ -442,7 +442,7 @@ class RuleOptimizer(OptimizerBase):
     """An optimizer whose step is a rule for one parameter at a time.
 
     The state of a group is `{"step": (n,) int32, slot: {name: array}, …}`: one counter array for all parameters, as a
-    compiled call pays for every array it carries.
+    compiled call pays for every array it carries. A rule without arrays of its own has no state at all.
     """
 
     def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
@@ -455,7 +455,7 @@ class RuleOptimizer(OptimizerBase):
 
     def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
         slots = {slot: {name: jnp.zeros_like(p) for name, p in params.items()} for slot in self._slots_of(group)}
-        return {"step": jnp.zeros(len(params), jnp.int32), **slots}
+        return {"step": jnp.zeros(len(params), jnp.int32), **slots} if slots else {}
 
     def _state_kind(self, group: ParamGroup) -> Any:
         return self._slots_of(group)
@@ -464,7 +464,7 @@ class RuleOptimizer(OptimizerBase):
         name = f"{index}['step']"
         old = self._state[name].value if name in self._state else None
         before = super()._ensure_state(index, also)
-        if before is not None and old is not None:
+        if before is not None and old is not None and name in self._state:
             place = {n: i for i, n in enumerate(before.names)}
             zero = jnp.zeros((), jnp.int32)
             steps = [old[place[n]] if n in place else zero for n in self._trees[index].names]
@@ -476,8 +476,9 @@ class RuleOptimizer(OptimizerBase):
     ) -> tuple[dict[str, Any], Any]:
         h = group.hyper()
         names = list(params)
-        moved = jnp.array([name in grads for name in names], jnp.int32)
-        steps = state["step"] + moved
+        steps = [None] * len(names)
+        if state:
+            steps = state["step"] + jnp.array([name in grads for name in names], jnp.int32)
         new_state = {slot: dict(arrays) for slot, arrays in state.items() if slot != "step"}
         new = {}
         for i, name in enumerate(names):
@@ -490,13 +491,15 @@ class RuleOptimizer(OptimizerBase):
                 new[name] = value.astype(p.dtype)
                 for slot, value in own.items():
                     new_state[slot][name] = value.astype(p.dtype)
-        return new, {"step": steps, **new_state}
+        return new, {"step": steps, **new_state} if state else {}
 
     def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
-        for i, name in enumerate(self._trees[index].names):
-            found[name] = {"step": state["step"][i], **{k: v[name] for k, v in state.items() if k != "step"}}
+        for i, name in enumerate(self._trees[index].names if state else ()):
+            found[name] = {k: v[i] if k == "step" else v[name] for k, v in state.items()}
 
     def _join_state(self, index: int, state: Any, given: Mapping[str, Mapping[str, Any]]) -> Any:
+        if not state:
+            return state
         steps = []
         joined = {slot: dict(arrays) for slot, arrays in state.items() if slot != "step"}
         for i, name in enumerate(self._trees[index].names):
