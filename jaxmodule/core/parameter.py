@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from .box import Box, fresh_copy, rebuild_box, set_value, strong, to_host, unbox
+from .box import Box, rebuild_box, set_value, strong, to_host, unbox
 from .context import Tracer, tls, touch
 from .overlay import ESCAPED, birth, journal, raise_escaped, read, write
 from .registry import Registry, RemovableHandle
@@ -197,8 +197,8 @@ class Parameter(Box):
     def __deepcopy__(self, memo: dict[int, Any]) -> Box:
         known = id(self) in memo
         new = super().__deepcopy__(memo)
-        if not known and self.grad is not None:
-            new.grad = fresh_copy(self.grad)  # pyright: ignore[reportAttributeAccessIssue]
+        if not known:
+            _set_hooks(new, None)  # as torch does, which also leaves the gradient behind
         return new
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:

@@ -53,7 +53,7 @@ class _Statics:
         return key
 
 
-_MAX_PLANS = 1000  # plans are cheap to make again; a capture block or a short-lived object makes one
+_MAX_PLANS = 256  # plans are cheap to make again; a capture block or a short-lived object makes one
 _NO_STATICS = _Statics({}, {}, 0)
 
 

@@ -535,3 +535,15 @@ def test_container_calls(container, call):
         return [plain(result), text(m), list(m._modules), state_of(m)]
 
     same(run)
+
+
+def test_a_deep_copy_of_a_parameter_has_neither_its_gradient_nor_its_hooks():
+    def run(lib, model):
+        p = lib.nn.Parameter(lib.zeros(2))
+        p.grad = lib.zeros(2)
+        p.register_hook(lambda g: None)
+        new = copy.deepcopy(p)
+        hooks = new._hooks if lib is Ours else new._backward_hooks
+        return [new.grad is None, not hooks, new.requires_grad]
+
+    same(run)
