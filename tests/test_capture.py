@@ -230,3 +230,10 @@ def test_neither_capture_nor_program_keeps_anything_alive() -> None:
     gc.collect()
     assert block() is None
     assert value() is None
+
+
+def test_patterns_may_come_as_a_list():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with jm.capture(model, ["0", "1"]) as acts:
+        model(jnp.ones((1, 2)))
+    assert set(acts) == {"0", "1"}

@@ -1,7 +1,7 @@
 """`jm.capture`: the outputs of chosen submodules, out of eager or compiled calls."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
@@ -71,12 +71,12 @@ class Capture(Mapping[str, Any]):
         set_ambient(captures=tuple(c for c in tls.captures if c is not self))
 
 
-def capture(model: Module, *patterns: str) -> Capture:
+def capture(model: Module, *patterns: str | Iterable[str]) -> Capture:
     """Capture outputs of submodules in a `with` block, out of compiled calls too.
 
     Args:
         model: the module tree; it must be the object that is called (a clone in a raw `jax.jit` is not).
-        patterns: dotted names, with `*`, `?` and `[...]`; `""` is the model itself.
+        *patterns: dotted names (or lists of them), with `*`, `?` and `[...]`; `""` is the model itself.
 
     Returns:
         A context manager that yields a mapping from names to outputs (of the last call; all are in `.calls`).
@@ -93,4 +93,4 @@ def capture(model: Module, *patterns: str) -> Capture:
         >>> acts["0"].shape
         (2, 4)
     """
-    return Capture(model, patterns)
+    return Capture(model, tuple(p for given in patterns for p in ([given] if isinstance(given, str) else given)))
