@@ -106,8 +106,8 @@ def build_raw(blocks: int, optimizer: str) -> Calls:
     def apply(params, x):
         for i in range(blocks):
             name = f"blocks.{i}"
-            # The operations of the modules, one by one: another spelling is another program (h.var, which computes the
-            # mean again, took ten times as long to compile).
+            # The operations of the modules, one by one: another spelling is another program (with h.var, which
+            # computes the mean again, XLA took far longer to compile raw JAX's than anybody's).
             h = x @ params[f"{name}.fc1.weight"].T + params[f"{name}.fc1.bias"]
             h = h - h.mean(-1, keepdims=True)
             h = h * jax.lax.rsqrt(jnp.mean(jax.lax.square(h), -1, keepdims=True) + 1e-5)

@@ -63,8 +63,7 @@ class Effects:
             arrays: what `take` returned, out of the trace.
             member: the box or object of a place.
             boxes: `member` of each of `self.boxes`, where that is known already.
-            fast: no trace is going on and none of `boxes` is a gradient's: 0.03 µs a box instead of 1
-                (benchmarks/dispatch.py).
+            fast: no trace is going on and none of `boxes` is a gradient's, so that no box need be asked.
         """
         if boxes is None:
             boxes = list(map(member, self.boxes))

@@ -14,12 +14,12 @@ from ..core.parameter import Parameter, ParamName
 from ..core.registry import Registry
 from ..core.state import Stateful
 from ..nn.module import Module
-from .group import HINTS, ParamGroup
+from .group import ParamGroup
 
 Groups = Any  # parameters, (name, parameter) pairs, or dicts of torch's form
 
 
-class _Trees(NamedTuple):
+class Trees(NamedTuple):
     """The state of one group: whose it is, of what kind, how it is nested, and the names of its boxes."""
 
     names: tuple[str, ...]
@@ -111,7 +111,7 @@ class OptimizerBase(Stateful):
         """What else than the parameters decides what the state looks like."""
         return None
 
-    def _ensure_state(self, index: int, also: Container[str] = ()) -> _Trees | None:
+    def _ensure_state(self, index: int, also: Container[str] = ()) -> Trees | None:
         """Make state for the parameters of a group that need it and have none; the others keep theirs.
 
         Args:
@@ -122,7 +122,7 @@ class OptimizerBase(Stateful):
             What `_trees` had of this group before, if it had something and that has changed.
         """
         group = self.param_groups[index]
-        before: _Trees | None = self._trees.get(index)
+        before: Trees | None = self._trees.get(index)
         had = before.names if before else ()
         wanted = tuple(n for n in group["names"] if n in had or n in also or self._params[n].requires_grad)
         kind = self._state_kind(group)
@@ -138,7 +138,7 @@ class OptimizerBase(Stateful):
         for name in before.boxes if before else ():
             del self._state[name]
         self._state.update(boxes)
-        self._trees[index] = _Trees(wanted, kind, tree, tuple(boxes))
+        self._trees[index] = Trees(wanted, kind, tree, tuple(boxes))
         return before
 
     def _group_state(self, index: int) -> tuple[list[Box], Any]:
@@ -259,7 +259,7 @@ class OptimizerBase(Stateful):
             owner = next((k.key for k in path if getattr(k, "key", None) in self._params), "")
             rest = [k for k in path if getattr(k, "key", None) != owner] if owner else list(path)
             name = f"{index}{jax.tree_util.keystr(tuple(rest))}"
-            leaves.append(_matching(given[owner][name], leaf, owner) if name in given.get(owner, {}) else leaf)
+            leaves.append(matching(given[owner][name], leaf, owner) if name in given.get(owner, {}) else leaf)
         return tree.unflatten(leaves)
 
     def state_dict(self) -> dict[str, Any]:
@@ -355,7 +355,8 @@ class OptimizerBase(Stateful):
         return "\n".join([*lines, ")"])
 
 
-def _matching(value: Any, like: Any, owner: str) -> Any:
+def matching(value: Any, like: Any, owner: str) -> Any:
+    """`value` as the state of `owner` in the dtype of `like`; ValueError if the shapes differ."""
     value = unbox(value)
     if value.shape != like.shape:
         raise ValueError(f"loaded state of {owner!r} has shape {value.shape}, the parameter needs {like.shape}")
@@ -436,95 +437,3 @@ class Optimizer(OptimizerBase):
         skipped = params.keys() - grads.keys()
         kept = [old[path] if any(getattr(k, "key", None) in skipped for k in path) else leaf for path, leaf in paths]
         return new, tree.unflatten(kept)
-
-
-class RuleOptimizer(OptimizerBase):
-    """An optimizer whose step is a rule for one parameter at a time.
-
-    The state of a group is `{"step": (n,) int32, slot: {name: array}, …}`: one counter array for all parameters, as a
-    compiled call pays for every array it carries. A rule without arrays of its own has no state at all.
-    """
-
-    def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
-        """The names of the arrays that a parameter has in the state."""
-        raise NotImplementedError
-
-    def _rule(self, group: ParamGroup, h: dict[str, Any], g: Any, p: Any, s: dict[str, Any], t: Any) -> tuple[Any, Any]:
-        """The new parameter and its new arrays, from gradient, parameter, arrays and step number (from 1)."""
-        raise NotImplementedError
-
-    def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
-        slots = {slot: {name: jnp.zeros_like(p) for name, p in params.items()} for slot in self._slots_of(group)}
-        return {"step": jnp.zeros(len(params), jnp.int32), **slots} if slots else {}
-
-    def _state_kind(self, group: ParamGroup) -> Any:
-        return self._slots_of(group)
-
-    def _ensure_state(self, index: int, also: Container[str] = ()) -> _Trees | None:
-        name = f"{index}['step']"
-        old = self._state[name].value if name in self._state else None
-        before = super()._ensure_state(index, also)
-        if before is not None and old is not None and name in self._state:
-            place = {n: i for i, n in enumerate(before.names)}
-            zero = jnp.zeros((), jnp.int32)
-            steps = [old[place[n]] if n in place else zero for n in self._trees[index].names]
-            self._state[name].value = jnp.stack(steps)
-        return before
-
-    def _update(
-        self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any]
-    ) -> tuple[dict[str, Any], Any]:
-        h = group.hyper()
-        names = list(params)
-        steps = [None] * len(names)
-        if state:
-            steps = state["step"] + jnp.array([name in grads for name in names], jnp.int32)
-        new_state = {slot: dict(arrays) for slot, arrays in state.items() if slot != "step"}
-        new = {}
-        for i, name in enumerate(names):
-            if name in grads:
-                p = params[name]
-                g = -grads[name] if group["maximize"] else grads[name]
-                kind = _kind(p.dtype)
-                own = {slot: arrays[name].astype(kind) for slot, arrays in new_state.items()}
-                value, own = self._rule(group, _cast(h, kind), g.astype(kind), p.astype(kind), own, steps[i])
-                new[name] = value.astype(p.dtype)
-                for slot, value in own.items():
-                    new_state[slot][name] = value.astype(p.dtype)
-        return new, {"step": steps, **new_state} if state else {}
-
-    def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
-        for i, name in enumerate(self._trees[index].names if state else ()):
-            found[name] = {k: v[i] if k == "step" else v[name] for k, v in state.items()}
-
-    def _join_state(self, index: int, state: Any, given: Mapping[str, Mapping[str, Any]]) -> Any:
-        if not state:
-            return state
-        steps = []
-        joined = {slot: dict(arrays) for slot, arrays in state.items() if slot != "step"}
-        for i, name in enumerate(self._trees[index].names):
-            own = given.get(name, {})
-            steps.append(jnp.asarray(own.get("step", state["step"][i])).astype(jnp.int32).reshape(()))
-            for slot, arrays in joined.items():
-                arrays[name] = _matching(own[slot], arrays[name], name) if slot in own else arrays[name]
-        return {"step": jnp.stack(steps), **joined}
-
-
-def _kind(dtype: Any) -> Any:
-    """What a step computes in: half precision has neither 0.999 nor the small steps."""
-    return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
-
-
-def _cast(h: dict[str, Any], dtype: Any) -> dict[str, Any]:
-    return {name: value.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else value for name, value in h.items()}
-
-
-def check(ok: bool, what: str, value: Any) -> None:
-    """Raise torch's ValueError for a hyper-parameter out of its range."""
-    if not ok:
-        raise ValueError(f"Invalid {what}: {value}")
-
-
-def hints(**given: Any) -> dict[str, Any]:
-    """The arguments that choose torch's implementation, kept for `state_dict` (see `group.HINTS`)."""
-    return {name: given[name] for name in HINTS if name in given}

@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from .group import ParamGroup
-from .optimizer import Groups, RuleOptimizer, check, hints
+from .optimizer import Groups
+from .rule import RuleOptimizer, check, hints
 
 
 class SGD(RuleOptimizer):

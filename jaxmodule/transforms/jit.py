@@ -16,10 +16,9 @@ import jax
 from ..core.box import Box
 from ..core.context import process_keys, tls
 from ..core.freeze import Node
-from ..core.overlay import overlaid
 from ..core.structure import Layout, flatten_args, unflatten_args
 from ..random import default_generator
-from .program import Plan, Program, describe, output
+from .program import Plan, Program, describe, output, tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -330,10 +329,7 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         all_leaves = list(leaves)
         for i, array in zip(dynamic, arrays, strict=True):
             all_leaves[i] = array
-        bound, containers = layout.bind(values)
-        with overlaid(bound, closed=True) as overlay:
-            for box, container in containers:
-                box._hand_out(overlay, container)
+        with tracing(layout, values) as overlay:
             args, kwargs = unflatten_args(treedef, all_leaves, objects)
             spec, out, _ = describe(overlay, layout, objects, function(*args, **kwargs))
             overlay.roll_back()

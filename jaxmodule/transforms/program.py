@@ -6,7 +6,8 @@ the output pytree: so whatever trace JAX picks for a call, the caller gets that 
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -36,7 +37,7 @@ class Result:
     """A traced call's outputs with their description.
 
     It must come back from JAX as a pytree of arrays too: a result with any other leaf keeps JAX from its fast path in
-    C++ (a warm call of 144 tensors then takes 5.9 ms instead of 0.1; benchmarks/dispatch.py).
+    C++, and each call then runs Python for every tensor (tests/test_structure.py counts it).
     """
 
     __slots__ = ("arrays", "spec")
@@ -140,10 +141,7 @@ class Program:
 
     def _pure(self, values: list[Any], leaves: list[Any]) -> Result:
         layout, objects = self.pending.call
-        bound, containers = layout.bind(values)
-        with overlaid(bound, closed=True) as overlay:
-            for box, container in containers:
-                box._hand_out(overlay, container)
+        with tracing(layout, values) as overlay:
             args, kwargs = unflatten_args(self.treedef, leaves, objects)
             out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
             if self.donate:  # what is donated and not written comes back as it is, or the box would hold a dead array
@@ -151,6 +149,16 @@ class Program:
                     overlay.written.setdefault(box)
             spec, out_leaves, arrays = describe(overlay, layout, objects, out)
         return Result(spec, (out_leaves, arrays))
+
+
+@contextmanager
+def tracing(layout: Layout, values: list[Any]) -> Iterator[Overlay]:
+    """The closed overlay in which the boxes of `layout` have `values`."""
+    bound, containers = layout.bind(values)
+    with overlaid(bound, closed=True) as overlay:
+        for box, container in containers:
+            box._hand_out(overlay, container)
+        yield overlay
 
 
 def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> tuple[Spec, list[Any], list[Any]]:
