@@ -539,3 +539,35 @@ def test_a_cached_property_is_state_and_holds_no_tracer():
     assert jax.vmap(lambda x: model(x))(jnp.ones((3, 2, 2))).sum() == 9
     no_tracer_in(model)
     assert model.mask.sum() == 3
+
+
+def test_a_nested_call_sees_the_gradients_and_containers_of_the_trace_around_it():
+    inner = jm.jit(lambda model, optimizer: optimizer.step())
+    length = jm.jit(lambda model, x: x * len(model.seen))
+
+    @jm.jit
+    def outer(model, optimizer, x):
+        jm.backward(lambda m: m(x).sum())(model)
+        inner(model, optimizer)
+        model.zero_grad()
+
+    model = nn.Linear(2, 1)
+    optimizer = jm.optim.SGD(model.parameters(), lr=1.0)
+    inner(model, optimizer)  # a plan for the model as it is outside: without gradients
+    before = model.bias.value
+    outer(model, optimizer, jnp.ones((1, 2)))
+    assert jnp.allclose(model.bias, before - 1)
+    assert model.weight.grad is None
+    inner(model, optimizer)
+    assert jnp.allclose(model.bias, before - 1), "the layout of the trace must not be used outside of it"
+
+    counter = Counter()
+    assert length(counter, 1.0) == 0
+
+    @jm.jit
+    def grow(model, x):
+        model.seen.append(x)
+        return length(model, x)
+
+    assert grow(counter, 1.0) == 1
+    assert length(counter, 1.0) == 1

@@ -75,7 +75,9 @@ class Layout:
     )
 
     def __init__(self, roots: Iterable[Node]) -> None:
-        self.token = epoch.token  # before the walk: a change during it makes the result stale, as it must
+        # Before the walk: a change during it makes the result stale, as it must. What an overlay holds (gradients that are
+        # there, containers that have grown) is only true inside of it: such a layout is never current again.
+        self.token = epoch.token if tls.overlay is None else None
         walk = _Walk()
         indices = tuple([walk.entry(root, "") for root in roots])
         self.boxes = walk.boxes + walk.gradients
@@ -90,7 +92,9 @@ class Layout:
 
     def current(self) -> bool:
         """Is this still how the objects are?"""
-        return self.token is epoch.token and (not (self.watched or self.cells) or self._unchanged())
+        if tls.overlay is not None or self.token is not epoch.token:
+            return False
+        return not (self.watched or self.cells) or self._unchanged()
 
     def _unchanged(self) -> bool:
         return all(Freezer()(value) == key for value, key in self.watched) and all(
