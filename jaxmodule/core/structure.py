@@ -75,8 +75,8 @@ class Layout:
     )
 
     def __init__(self, roots: Iterable[Node]) -> None:
-        # Before the walk: a change during it makes the result stale, as it must. What an overlay holds (gradients that are
-        # there, containers that have grown) is only true inside of it: such a layout is never current again.
+        # Before the walk: a change during it makes the result stale, as it must. What an overlay holds (gradients that
+        # are there, containers that have grown) is only true inside of it: such a layout is never current again.
         self.token = epoch.token if tls.overlay is None else None
         walk = _Walk()
         indices = tuple([walk.entry(root, "") for root in roots])
