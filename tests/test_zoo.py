@@ -1,8 +1,9 @@
-"""What holds for every layer of the library: each property is one test over the table in tests/zoo.py."""
+"""What holds for every layer of the library: each property is one test over the table in tests/zoo."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 
 import jaxmodule as jm
 from jaxmodule import nn
-from tests.zoo import BAD, BAD_IDS, CONTAINERS, IDS, MODE_IDS, MODES, ROWS, STATEFUL, Bad, Row
+from tests.zoo import BAD, BAD_IDS, CONTAINERS, ROWS, STATEFUL, Bad, Row, every
 
-every_layer = pytest.mark.parametrize("row", ROWS, ids=IDS)
-every_layer_and_mode = pytest.mark.parametrize(("row", "training"), MODES, ids=MODE_IDS)
+every_layer = every()
+every_layer_and_mode = every(modes=True)
 
 # Compiled whole, a program may fuse what eager calls keep apart: a few units in the last place of the largest value.
 FUSION = 2e-6
@@ -41,22 +42,23 @@ def total(output: Any) -> jax.Array:
     return jnp.sum(jnp.stack(parts))
 
 
-def split_floating(inputs: tuple[np.ndarray, ...]) -> tuple[list[jax.Array], list[bool]]:
-    arrays = [jnp.asarray(x) for x in inputs]
-    return arrays, [bool(jnp.issubdtype(x.dtype, jnp.floating)) for x in arrays]
+def cast(tree: Any, dtype: Any, of: Any = np.float32) -> Any:
+    """`tree` with its arrays of one floating-point dtype in another."""
+    return jax.tree.map(lambda x: x.astype(dtype) if getattr(x, "dtype", None) == of else x, tree)
 
 
-def gradients(module: nn.Module, inputs: tuple[np.ndarray, ...]) -> Any:
+def gradients(row: Row, module: nn.Module, inputs: tuple[Any, ...]) -> Any:
     """The gradients of `total` by the parameters and by the floating-point inputs."""
-    arrays, floating = split_floating(inputs)
+    arrays, treedef = jax.tree.flatten(inputs)
+    floating = [isinstance(x, np.ndarray) and bool(jnp.issubdtype(x.dtype, jnp.floating)) for x in arrays]
 
-    def loss(module: nn.Module, moving: list[jax.Array], fixed: list[jax.Array]) -> jax.Array:
-        moving, fixed = list(moving), list(fixed)
-        return total(module(*[moving.pop(0) if f else fixed.pop(0) for f in floating]))
+    def loss(module: nn.Module, moving: list[jax.Array]) -> jax.Array:
+        left = list(moving)
+        filled = [left.pop(0) if f else x for x, f in zip(arrays, floating, strict=True)]
+        return total(row.run(module, jax.tree.unflatten(treedef, filled)))
 
-    moving = [x for x, f in zip(arrays, floating, strict=True) if f]
-    fixed = [x for x, f in zip(arrays, floating, strict=True) if not f]
-    return jm.grad(loss, argnums=(0, 1))(module, moving, fixed)
+    moving = [jnp.asarray(x) for x, f in zip(arrays, floating, strict=True) if f]
+    return jm.grad(loss, argnums=(0, 1))(module, moving)
 
 
 def assert_no_tracer(module: nn.Module) -> None:
@@ -71,11 +73,15 @@ def test_every_public_layer_has_a_row() -> None:
         if not name.startswith("_") and isinstance(cls := getattr(nn, name), type) and issubclass(cls, nn.Module)
     }
     missing = public - CONTAINERS - {row.layer for row in ROWS}
-    assert not missing, f"add a row to tests/zoo.py for {sorted(missing)}"
+    assert not missing, f"add a row to tests/zoo for {sorted(missing)}"
 
 
 def test_ids_are_unique() -> None:
-    assert len(set(IDS)) == len(IDS)
+    assert len({row.id for row in ROWS}) == len(ROWS)
+
+
+def test_every_layer_has_a_row_that_is_no_variant() -> None:
+    assert {row.layer for row in ROWS} == {row.layer for row in ROWS if not row.variant}
 
 
 @every_layer_and_mode
@@ -84,15 +90,15 @@ def test_compiled_equals_eager_and_compiles_once(row: Row, training: bool) -> No
     traces = []
 
     @jm.jit
-    def step(module: nn.Module, *inputs: jax.Array) -> Any:
+    def step(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         traces.append(row.id)
-        return module(*inputs)
+        return row.run(module, inputs)
 
     for seed in range(2):
         jm.manual_seed(5)
-        expected = eager(*row.inputs(seed))
+        expected = row.run(eager, row.inputs(seed))
         jm.manual_seed(5)
-        assert_same(step(compiled, *row.inputs(seed)), expected, FUSION)
+        assert_same(step(compiled, row.inputs(seed)), expected, FUSION)
     assert len(traces) == 1
     assert_no_tracer(compiled)
     assert_same(dict(compiled.state_dict()), dict(eager.state_dict()), FUSION)
@@ -103,18 +109,18 @@ def test_gradients_are_finite_and_equal_when_compiled(row: Row, training: bool) 
     inputs = row.inputs(0)
     module, twin = row.make().train(training), row.make().train(training)
     jm.manual_seed(1)
-    eager = gradients(module, inputs)
+    eager = gradients(row, module, inputs)
     assert all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(eager))
     assert_no_tracer(module)
     jm.manual_seed(1)
-    assert_same(jm.jit(lambda twin: gradients(twin, inputs))(twin), eager, 5 * FUSION)
+    assert_same(jm.jit(lambda twin: gradients(row, twin, inputs))(twin), eager, 5 * FUSION)
     assert_no_tracer(twin)
 
 
 @every_layer
 def test_train_and_eval_differ_where_the_table_says_so(row: Row) -> None:
     module = row.make()
-    training, evaluating = module(*row.inputs(0)), module.eval()(*row.inputs(0))
+    training, evaluating = row.run(module, row.inputs(0)), row.run(module.eval(), row.inputs(0))
     pairs = zip(jax.tree.leaves(training), jax.tree.leaves(evaluating), strict=True)
     assert any(not np.allclose(a, b, rtol=1e-5) for a, b in pairs) == row.modes_differ
 
@@ -129,9 +135,9 @@ def test_copies_are_equal_and_independent(row: Row, duplicate: Any) -> None:
     assert repr(twin) == repr(module)
     assert_same(dict(twin.state_dict()), dict(module.state_dict()))
     jm.manual_seed(5)
-    expected = module(*row.inputs(0))
+    expected = row.run(module, row.inputs(0))
     jm.manual_seed(5)
-    assert_same(twin(*row.inputs(0)), expected)
+    assert_same(row.run(twin, row.inputs(0)), expected)
     before = {name: np.array(value) for name, value in module.state_dict().items()}
     for parameter in twin.parameters():
         parameter.value = parameter.value + 1
@@ -141,32 +147,35 @@ def test_copies_are_equal_and_independent(row: Row, duplicate: Any) -> None:
 @every_layer
 def test_state_dict_round_trip(row: Row) -> None:
     module, fresh = row.make(seed=0), row.make(seed=1)
-    module(*row.inputs(0))  # so that buffers are not at their start
+    row.run(module, row.inputs(0))  # so that buffers are not at their start
     report = fresh.load_state_dict(module.state_dict())
     assert report.missing_keys == []
     assert report.unexpected_keys == []
     assert_same(dict(fresh.state_dict()), dict(module.state_dict()))
-    assert_same(fresh.eval()(*row.inputs(1)), module.eval()(*row.inputs(1)))
+    assert_same(row.run(fresh.eval(), row.inputs(1)), row.run(module.eval(), row.inputs(1)))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
 @every_layer
 def test_half_precision_stays_half_and_is_near_single(row: Row, dtype: Any) -> None:
     module, single = row.make().to(dtype), row.make()
-    inputs = tuple(x.astype(dtype) if x.dtype == np.float32 else x for x in row.inputs(0))
-    widened = tuple(np.asarray(x, np.float32) if x.dtype == dtype else x for x in inputs)
+    inputs, cast_row = cast(row.inputs(0), dtype), dataclasses.replace(row, call=cast(row.call, dtype))
+    widened, wide_row = (
+        cast(inputs, np.float32, dtype),
+        dataclasses.replace(row, call=cast(cast_row.call, np.float32, dtype)),
+    )
     for mine, half in zip(single.parameters(), module.parameters(), strict=True):
         mine.value = half.value.astype(jnp.float32)
-    found = jm.jit(lambda module: gradients(module, inputs))(module)
+    found = jm.jit(lambda module: gradients(cast_row, module, inputs))(module)
     for gradient in jax.tree.leaves(found):
         assert gradient.dtype == dtype
         assert np.isfinite(np.asarray(gradient, np.float32)).all()
     floating = [v for v in module.state_dict().values() if jnp.issubdtype(v.dtype, jnp.floating)]
     assert all(v.dtype == dtype for v in floating)
     jm.manual_seed(3)
-    output = jax.tree.leaves(module(*inputs))[0]
+    output = jax.tree.leaves(cast_row.run(module, inputs))[0]
     jm.manual_seed(3)
-    expected = jax.tree.leaves(single(*widened))[0]
+    expected = jax.tree.leaves(wide_row.run(single, widened))[0]
     assert output.dtype == dtype
     scale = max(float(jnp.max(jnp.abs(expected))), 1.0)
     # Eight units in the last place: sums of a hundred products, some of them rounded to half precision on the way.
@@ -179,14 +188,14 @@ def test_vmap_equals_a_loop(row: Row) -> None:
     if getattr(module, "max_norm", None) is not None:
         return  # a look-up that rescales the table is a write, which raw transforms refuse
     batch = [row.inputs(seed) for seed in range(3)]
-    stacked = [jnp.stack([jnp.asarray(x) for x in column]) for column in zip(*batch, strict=True)]
-    mapped = jax.vmap(lambda *inputs: module(*inputs))(*stacked)
-    looped = jax.tree.map(lambda *xs: jnp.stack(xs), *[module(*inputs) for inputs in batch])
+    stacked = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *batch)
+    mapped = jax.vmap(lambda inputs: row.run(module, inputs))(stacked)
+    looped = jax.tree.map(lambda *xs: jnp.stack(xs), *[row.run(module, inputs) for inputs in batch])
     assert_same(mapped, looped, 5 * FUSION)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize("row", STATEFUL, ids=[row.id for row in STATEFUL])
+@every(STATEFUL)
 def test_constructors_take_dtype_and_device(row: Row, dtype: Any) -> None:
     cls = getattr(nn, row.layer)
     device = jax.devices()[-1]
@@ -208,7 +217,7 @@ def test_bad_use_raises(row: Row, bad: Bad) -> None:
     module = row.make()
     before = {name: np.array(value) for name, value in module.state_dict().items()}
     with pytest.raises(bad.kind, match=bad.match):
-        module(*bad.inputs)
+        module(*bad.inputs, **bad.call)
     assert_same({name: np.array(value) for name, value in module.state_dict().items()}, before)
 
 

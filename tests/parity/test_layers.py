@@ -18,9 +18,10 @@ import torch
 import jaxmodule as jm
 from jaxmodule import nn
 from tests.parity.oracle import assert_close, to_torch
-from tests.zoo import BAD, BAD_IDS, IDS, MODE_IDS, MODES, ROWS, STATEFUL, Bad, Row
+from tests.zoo import BAD, BAD_IDS, ROWS, STATEFUL, Bad, Row, every
+from tests.zoo.row import tensors
 
-every_layer = pytest.mark.parametrize("row", ROWS, ids=IDS)
+every_layer = every(sweep=False)
 LAYERS = sorted({row.layer for row in ROWS})
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -37,35 +38,42 @@ def first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def run_torch(module: torch.nn.Module, inputs: tuple[np.ndarray, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
+def run_torch(row: Row, module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
     """The output, and the gradients of inputs and parameters for a fixed cotangent."""
-    tensors = [to_torch(x) for x in inputs]
-    for tensor in tensors:
-        tensor.requires_grad_(tensor.is_floating_point())
+    arrays, treedef = jax.tree.flatten(inputs)
+    tensors = [to_torch(x) if isinstance(x, np.ndarray) else x for x in arrays]
+    moving = [x for x in tensors if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    for tensor in moving:
+        tensor.requires_grad_()
     module.zero_grad()
-    output = module(*[tensor.clone() for tensor in tensors])  # an in-place layer may not change a leaf
+    # An in-place layer may not change a leaf.
+    clones = [x.clone() if isinstance(x, torch.Tensor) else x for x in tensors]
+    output = row.run_torch(module, jax.tree.unflatten(treedef, clones))
     value = first(output)
     if value.requires_grad:
         value.backward(torch.from_numpy(cotangent(tuple(value.shape))))
-    of_inputs = [torch.zeros_like(t) if t.grad is None else t.grad for t in tensors if t.is_floating_point()]
+    of_inputs = [torch.zeros_like(t) if t.grad is None else t.grad for t in moving]
     return output, of_inputs, {name: p.grad for name, p in module.named_parameters()}
 
 
-def compiled(module: nn.Module) -> Any:
+def compiled(row: Row, module: nn.Module) -> Any:
     """A function of inputs that gives what `run_torch` gives, in one compiled program."""
+    programs: dict[Any, Any] = {}
 
-    def loss(module: nn.Module, moving: dict[int, jax.Array], fixed: dict[int, jax.Array]) -> tuple[jax.Array, Any]:
-        inputs = {**moving, **fixed}
-        output = module(*[inputs[i] for i in sorted(inputs)])
-        return jnp.sum(first(output) * cotangent(first(output).shape)), output
-
-    run = jm.jit(jm.grad(loss, argnums=(0, 1), has_aux=True))
-
-    def call(inputs: tuple[np.ndarray, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
-        arrays = dict(enumerate(map(jnp.asarray, inputs)))
+    def call(inputs: tuple[Any, ...]) -> tuple[Any, list[Any], dict[str, Any]]:
+        leaves, treedef = jax.tree.flatten(inputs)
+        arrays = {i: jnp.asarray(x) for i, x in enumerate(leaves) if isinstance(x, np.ndarray)}
         moving = {i: x for i, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
         fixed = {i: x for i, x in arrays.items() if i not in moving}
-        (of_parameters, of_inputs), output = run(module, moving, fixed)
+
+        def loss(module: nn.Module, moving: dict[int, Any], fixed: dict[int, Any]) -> tuple[jax.Array, Any]:
+            filled = [{**moving, **fixed}.get(i, x) for i, x in enumerate(leaves)]
+            output = row.run(module, jax.tree.unflatten(treedef, filled))
+            return jnp.sum(first(output) * cotangent(first(output).shape)), output
+
+        if treedef not in programs:
+            programs[treedef] = jm.jit(jm.grad(loss, argnums=(0, 1), has_aux=True))
+        (of_parameters, of_inputs), output = programs[treedef](module, moving, fixed)
         return output, list(of_inputs.values()), of_parameters
 
     return call
@@ -86,32 +94,27 @@ def assert_all_close(ours: Any, theirs: Any, rtol: float) -> None:
         assert_close(mine, other, rtol)
 
 
-# A random mask has no counterpart in torch: its distribution is tested in test_functional.py.
-COMPARABLE = [
-    (id, row, training) for id, (row, training) in zip(MODE_IDS, MODES, strict=True) if not (row.random and training)
-]
-
-
-@pytest.mark.parametrize(("row", "training"), [case[1:] for case in COMPARABLE], ids=[case[0] for case in COMPARABLE])
+# A random mask has no counterpart in torch: its distribution is tested beside the functional.
+@every(modes=True, sweep=False, random=False)
 def test_outputs_and_gradients(row: Row, training: bool) -> None:
     ours, theirs = pair(row)
     ours.train(training)
     theirs.train(training)
     if row.modes_differ:  # statistics other than the initial 0 and 1
-        theirs.train()(*map(to_torch, row.inputs(9)))
+        row.run_torch(theirs.train(), row.inputs(9))
         theirs.train(training)
         ours.load_state_dict(theirs.state_dict())
-    assert_all_close(compiled(ours)(row.inputs(0)), run_torch(theirs, row.inputs(0)), row.rtol)
+    assert_all_close(compiled(row, ours)(row.inputs(0)), run_torch(row, theirs, row.inputs(0)), row.rtol)
 
 
-@pytest.mark.parametrize("row", STATEFUL, ids=[row.id for row in STATEFUL])
+@every(STATEFUL, sweep=False)
 def test_five_steps_of_training(row: Row) -> None:
     ours, theirs = pair(row)
-    run = compiled(ours)
+    run = compiled(row, ours)
     for seed in range(5):
         inputs = row.inputs(seed)
         gradients = run(inputs)[2]
-        run_torch(theirs, inputs)
+        run_torch(row, theirs, inputs)
         for name, gradient in gradients.items():
             parameter = ours.get_parameter(name)
             parameter.value = parameter.value - 0.05 * gradient
@@ -171,10 +174,9 @@ def test_constructor_arguments_are_torchs(name: str) -> None:
 def test_torch_raises_the_same(row: Row, bad: Bad) -> None:
     def use() -> None:
         if bad.args is not None:
-            kwargs = {k: to_torch(v) if isinstance(v, np.ndarray) else v for k, v in bad.kwargs.items()}
-            getattr(torch.nn, row.layer)(*bad.args, **kwargs)
+            getattr(torch.nn, row.layer)(*tensors(bad.args), **tensors(bad.kwargs))
         else:
-            row.make_torch()(*map(to_torch, bad.inputs))
+            row.make_torch()(*tensors(bad.inputs), **tensors(bad.call))
 
     with pytest.raises(bad.kind):
         use()

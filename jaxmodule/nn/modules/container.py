@@ -11,6 +11,8 @@ from ...core.box import Box
 from ...core.parameter import Parameter
 from ..module import Module
 
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+
 T = TypeVar("T", bound=Module)
 
 
