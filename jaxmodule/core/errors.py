@@ -1,7 +1,7 @@
 """The named errors of the pitfalls that JAX adds to torch's contract.
 
 Each says what happened, the module path, and the code to write instead. The path is not known where the error is
-raised: every `Module.__call__` that it passes through puts its part in front (`annotate`).
+raised: every `Module.__call__` that it passes through puts its part in front (nn/notes.py).
 """
 
 from typing import Any

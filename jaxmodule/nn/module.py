@@ -9,7 +9,6 @@ import numpy as np
 
 from ..core.box import Box
 from ..core.context import tls, touch, trace_state
-from ..core.errors import StateError
 from ..core.freeze import is_container
 from ..core.overlay import emit
 from ..core.parameter import Buffer, Parameter
@@ -19,6 +18,7 @@ from . import hooks
 from .compiled import CompiledCall
 from .conversion import Conversion
 from .modes import PLAIN, carry_no_gradient
+from .notes import annotate
 from .statedict import StateDict
 from .traversal import Traversal, contains_module
 
@@ -108,8 +108,8 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             if self._compiled_call is not None and tls.overlay is None and trace_state() is None:
                 return self._compiled_call(self, *args, **kwargs)
             return self._call(args, kwargs)
-        except StateError as error:
-            self._add_path(error)
+        except Exception as error:
+            annotate(error, self, args, kwargs)
             raise
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -130,17 +130,6 @@ class Module(Traversal, Conversion, StateDict, Stateful):
             if name is not None:
                 emit(capture, name, result)
         return carry_no_gradient(result) if tls.no_grad else result
-
-    def _add_path(self, error: StateError) -> None:
-        """Put this module's part in front of the path in an error on its way up."""
-        below = getattr(error, "at", None)
-        own = {**self._parameters, **self._buffers, **self.__dict__["_slots"]}
-        members: dict[str, Any] = own if below is None else self._modules
-        name = next((k for k, v in members.items() if v is (error.box if below is None else below)), None)
-        if name is not None:
-            error.path = f"{name}.{error.path}" if error.path else name
-        error.owner = repr(self) if not self._modules else self._get_name()
-        error.at = self  # pyright: ignore[reportAttributeAccessIssue]
 
     def compile(self, *, donate: bool = False) -> None:
         """Make the call a compiled one (`jm.jit`), state and hooks included.
