@@ -63,12 +63,14 @@ def _register(cls: type) -> None:
 class Box(_ArrayLike):
     """A mutable cell round one array: `.value` (alias `.data`). Every array operation works on it."""
 
-    __slots__ = ("__weakref__", "_birth", "_value")
+    __slots__ = ("__weakref__", "_birth", "_promise", "_value")
     _birth: Any  # the trace state it was made in, None for eager code and for the trace of an overlay
     _value: Any
+    _promise: Any  # core/lazy.py's, unset otherwise: a box that changes class keeps its layout
 
     __array_priority__ = 101  # numpy's operators leave `ndarray + box` to the box, as they do for a jax.Array
     _container = False  # is the value a container of arrays?
+    _lazy = False  # is there no value yet, only a promise of one (core/lazy.py)?
     _foreign = ""  # what to say of a write in a foreign trace, where there is something better to say
     _remedy = ""
 

@@ -52,21 +52,26 @@ class _Local(threading.local):
     collector: Any = None  # a list while our own flatten wants Stateful objects as holes, see structure.flatten_args
     restore: Any = None  # an iterator while our own unflatten puts them back
     no_grad: bool = False
+    cached: bool = False  # inside a block of parametrize.cached
     captures: tuple[Any, ...] = ()  # the active jm.capture blocks, outermost first
-    ambient: tuple[Any, ...] = (False,)  # no_grad and what is captured, as part of the key of a compiled program
+    ambient: tuple[Any, ...] = (False,)  # no_grad, cached and what is captured, as part of the key of a compiled program
     generator: Any = None  # the Generator of the innermost use_rng block, or None
 
 
 tls = _Local()
 
 
-def set_ambient(*, no_grad: bool | None = None, captures: tuple[Any, ...] | None = None) -> None:
+def set_ambient(
+    *, no_grad: bool | None = None, captures: tuple[Any, ...] | None = None, cached: bool | None = None
+) -> None:
     """Change this thread's modes, and the key that compiled programs know them by."""
     if no_grad is not None:
         tls.no_grad = no_grad
+    if cached is not None:
+        tls.cached = cached
     if captures is not None:
         tls.captures = captures
-    ambient = (tls.no_grad, *[capture.key for capture in tls.captures])
+    ambient = (tls.no_grad, *(("cached",) if tls.cached else ()), *[capture.key for capture in tls.captures])
     tls.ambient = _Local.ambient if ambient == _Local.ambient else ambient  # ordinary code tests it by identity
 
 

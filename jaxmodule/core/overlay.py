@@ -8,7 +8,7 @@ An overlay is *closed* (`jit`: what it does not hold is not part of the program,
 *transparent* (`grad`: what it does not hold is read from the overlay below, or from the object).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,19 @@ _USE_JM = (
 class Overlay:
     """Boxes' values in one trace, and what the trace did: writes, births, emissions and structural changes."""
 
-    __slots__ = ("born", "closed", "copies", "emitted", "journal", "parent", "state", "values", "written")
+    __slots__ = (
+        "born",
+        "closed",
+        "copies",
+        "derived",
+        "emitted",
+        "journal",
+        "parent",
+        "state",
+        "undo",
+        "values",
+        "written",
+    )
 
     def __init__(self, values: dict[Any, Any], *, closed: bool) -> None:
         self.values = values
@@ -56,8 +68,10 @@ class Overlay:
         self.written: dict[Any, None] = {}  # in order of first write
         self.born: dict[Any, None] = {}
         self.copies: dict[Any, Any] = {}  # container boxes handed out as copies, with what the copy held
+        self.derived: dict[Any, Any] = {}  # what was computed from boxes and may be used again in this trace
         self.emitted: list[tuple[Any, Any, Any]] = []  # (sink, key, value): values on their way out, see `emit`
         self.journal: dict[int, tuple[Any, dict[Any, Any]]] = {}  # id -> (mapping, its items before the first change)
+        self.undo: list[Callable[[], None]] = []  # the same for changes of class
 
     def lookup(self, box: Any) -> Any:
         """The value of `box` in this trace, `_MISSING` where nothing below a closed overlay may be read."""
@@ -85,7 +99,9 @@ class Overlay:
         for mapping, before in self.journal.values():
             dict.clear(mapping)
             dict.update(mapping, before)
-        if self.journal:
+        for undo in reversed(self.undo):
+            undo()
+        if self.journal or self.undo:
             touch()
 
     def settle(self) -> None:
@@ -163,6 +179,12 @@ def journal(mapping: dict[Any, Any]) -> None:
         overlay.journal[id(mapping)] = (mapping, dict(mapping))
 
 
+def on_roll_back(undo: Callable[[], None]) -> None:
+    """Call `undo` if the current trace fails."""
+    if tls.overlay is not None:
+        tls.overlay.undo.append(undo)
+
+
 def emit(sink: Any, key: Any, value: Any) -> None:
     """Hand `value` to `sink.receive(key, value)` as a concrete array, out of whatever is being traced."""
     overlay: Overlay | None = tls.overlay
@@ -189,3 +211,4 @@ def overlaid(values: dict[Any, Any], *, closed: bool) -> Iterator[Overlay]:
         if overlay.parent is not None:
             for key, entry in overlay.journal.items():
                 overlay.parent.journal.setdefault(key, entry)
+            overlay.parent.undo += overlay.undo

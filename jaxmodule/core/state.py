@@ -17,7 +17,7 @@ from .box import Box, Slot
 from .context import touch, trace_state
 from .errors import ForeignTraceError
 from .freeze import ATOMS, ContainerSlot, Node, is_container
-from .overlay import check_attribute, journal
+from .overlay import check_attribute, journal, on_roll_back
 from .parameter import Parameter
 from .registry import Registry
 from .structure import register_node
@@ -56,11 +56,21 @@ class Stateful(Node):
 
     # -- attributes ---------------------------------------------------------------------------------------------
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            self._set_class(value)
+            return
         of_class = getattr(type(self), name, None)
         if name in _NODE_SLOTS or (of_class is not None and hasattr(type(of_class), "__set__")):
             object.__setattr__(self, name, value)
         else:
             self._set_plain(name, value)
+
+    def _set_class(self, cls: type) -> None:
+        """Become an object of another class: parametrizations and lazy modules do."""
+        old = type(self)
+        on_roll_back(lambda: object.__setattr__(self, "__class__", old))
+        object.__setattr__(self, "__class__", cls)
+        touch()
 
     def _set_plain(self, name: str, value: Any) -> None:
         """Set an attribute that is registered as nothing: static, array or container."""

@@ -56,7 +56,7 @@ class Layout:
         names: the dotted names of the objects' own boxes.
         cells: the boxes of plain containers, with their encoding at the time of the walk.
         cell_names: their dotted names.
-        absent: the gradient boxes that hold None.
+        absent: the boxes that hold None: gradients that are not there, and parameters without a shape so far.
         watched: static values that can change in place, with their keys.
         nodes: weak references to the objects, in order of the walk.
     """
@@ -186,6 +186,8 @@ class _Walk:
             self.cells.append((box, encoding.stripped()))
             self.cell_names.append(path)
             extra = (encoding.skeleton, tuple([self.entry(ref, f"{path}[{i}]") for i, ref in enumerate(encoding.refs)]))
+        elif box._lazy:
+            self.absent.append(box)
         else:
             self.boxes.append(box)
             self.names.append(path)
@@ -231,7 +233,7 @@ class Template:
     original has changed or gone.
     """
 
-    __slots__ = ("_boxes", "_cells", "_names", "_nodes", "_watched", "_whole", "structure")
+    __slots__ = ("_boxes", "_cells", "_lazy", "_names", "_nodes", "_watched", "_whole", "structure")
 
     def __init__(self, layout: Layout) -> None:
         self.structure = layout.structure
@@ -241,8 +243,9 @@ class Template:
         self._boxes = layout.boxes[: len(layout.names)]
         self._names = layout.names
         self._watched = layout.watched
+        self._lazy = [box for box in layout.absent if box._lazy]
         # A clone has no gradients, and its containers are its own: only then is its structure this one.
-        self._whole = len(self._boxes) == len(layout.boxes) and not layout.cells
+        self._whole = len(self._boxes) == len(layout.boxes) and not layout.cells and not self._lazy
         self._cells = [
             (box, e, [index[id(ref)] if id(ref) in index else ref for ref in e.refs]) for box, e in layout.cells
         ]
@@ -258,6 +261,7 @@ class Template:
         born = context.trace_state()
         rest = iter(leaves)
         boxes: dict[Box, Box] = {box: box._clone(next(rest)) for box in self._boxes}
+        boxes.update((box, box._clone(None)) for box in self._lazy)
         nodes = [object.__new__(kind) for kind, _ in self._nodes]
         for box, encoding, refs in self._cells:
             arrays = [next(rest) for _ in encoding.arrays]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.box import Box, unbox
+from ..core.lazy import UninitializedTensorMixin
 from ..core.parameter import Parameter
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
@@ -83,7 +84,11 @@ class Conversion:
         module: Any = self
         boxes: dict[Box, None] = dict.fromkeys(box for _, box in module.named_parameters(recurse=recurse))
         boxes.update(dict.fromkeys(box for _, box in module.named_buffers(recurse=recurse)))
-        new = {box: fn(box.value) for box in boxes}  # all of them before the first is written
+        for box in boxes:
+            if isinstance(box, UninitializedTensorMixin):
+                box.convert(fn)
+        # All of them before the first is written.
+        new = {box: fn(box.value) for box in boxes if not box._lazy}
         for box, value in new.items():
             box.value = value
             if isinstance(box, Parameter) and box.grad is not None:

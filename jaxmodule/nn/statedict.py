@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.box import Box, unbox
+from ..core.lazy import UninitializedTensorMixin, is_lazy
 from ..core.overlay import Overlay, overlaid, write
 from ..core.parameter import Parameter
 from ..core.registry import RemovableHandle
@@ -129,7 +130,7 @@ class StateDict:
         """Put this module's own entries into `destination`; a subclass may override it."""
         module: Any = self
         for name, box in self._local_state().items():
-            destination[prefix + name] = box if keep_vars else box.value
+            destination[prefix + name] = box if keep_vars or box._lazy else box.value
         if type(module).get_extra_state is not StateDict.get_extra_state:
             destination[prefix + _EXTRA] = module.get_extra_state()
 
@@ -319,12 +320,17 @@ def _load(
 
 def _load_box(box: Box, key: str, given: Any, assign: bool) -> str | None:
     """Write one entry into its box; what is wrong with it, in torch's words, or None."""
+    if is_lazy(given):  # saved before the first call
+        return None if is_lazy(box) else f"the state dict has no value for {key} yet: it was saved uninitialized"
     array = _as_array(given)
     if array is None:
         return (
             f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from checkpoint '
             f"but received {type(given)}"
         )
+    if isinstance(box, UninitializedTensorMixin):
+        box.become(array if assign else jax.device_put(array.astype(box.dtype), box.device))
+        return None
     old = box.value
     if not old.shape and array.shape == (1,):  # files from before torch had scalars
         array = array[0]
