@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter for the virtual environment
 #   JAX_VERSION=0.10.0  this JAX instead of the newest one that pip finds, in an environment of its own
-#   PYTEST_ARGS="-k x"  more arguments for pytest
+#   PYTEST_ARGS="-k x"  more arguments for pytest; --slow=all for every sweep
 #   WORKERS=auto        pytest-xdist's -n
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest lint format format-check types doctest docs wheel-check bench clean
+.PHONY: help demo test test-newest lint format format-check types doctest docs coverage wheel-check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -72,6 +72,10 @@ doctest: $(VENV)/.with-test  ## every example of the docstrings, README.md and d
 
 docs: $(VENV)/.with-docs  ## docs/ as a site in ./site
 	$(BIN)/mkdocs build --strict --quiet
+
+coverage: $(VENV)/.with-test  ## docs/coverage.md: what of torch.nn is here
+	$(BIN)/python -m tests.parity.coverage > docs/coverage.md.new
+	mv docs/coverage.md.new docs/coverage.md
 
 wheel-check:  ## build the wheel, install it into an empty environment, run a model there
 	rm -rf build/wheel

@@ -1,18 +1,14 @@
 """A Module as a pure function of dicts of arrays: `functional_call`, `split`, `merge`, `stack_module_state`."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .core.box import Box, unbox
-from .core.effects import take
-from .core.errors import ImmutableError, StateError
-from .core.overlay import overlaid
+from .core.box import unbox
 from .nn.module import Module
+from .nn.utils.stateless import boxes_of, call
 
 
 def split(module: Module) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -47,19 +43,13 @@ def merge(module: Module, *states: Mapping[str, Any]) -> Module:
         0.0
     """
     new: Any = jax.tree.map(lambda x: x, module)
-    boxes = _boxes(new)
+    boxes = boxes_of(new)
     for state in states:
         for name, value in state.items():
             if name not in boxes:
                 raise KeyError(f"{type(module).__name__} has no parameter or buffer {name!r}")
             boxes[name].value = unbox(value)
     return new
-
-
-def _boxes(module: Module) -> dict[str, Box]:
-    found: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
-    found.update(module.named_buffers(remove_duplicate=False))
-    return found
 
 
 def functional_call(
@@ -74,7 +64,8 @@ def functional_call(
 ) -> Any:
     """Call a module with other parameters and buffers than its own: torch.func's `functional_call`.
 
-    Works in any JAX transform. What is not in the dicts is the module's own.
+    Works in any JAX transform. What is not in the dicts is the module's own. A value for the name of a parametrized
+    tensor takes its place, and its parametrizations do not run.
 
     Args:
         module: the module.
@@ -103,93 +94,15 @@ def functional_call(
         >>> jax.grad(loss)(params)["bias"]
         Array([1.], dtype=float32)
     """
-    given = _one_dict(parameter_and_buffer_dicts)
-    boxes = _boxes(module)
-    if strict:
-        _check_names(module, boxes, given, tie_weights)
-    args = () if args is None else args if isinstance(args, tuple) else (args,)
-    if not tie_weights:
-        module = _untied(module, given)
-        boxes = _boxes(module)
-    values: dict[Any, Any] = {}
-    for name, value in given.items():
-        box = boxes.get(name)
-        if box is not None:
-            array = unbox(value)
-            if box in values and values[box] is not array:
-                same = [n for n, b in boxes.items() if b is box and n in given]
-                raise ValueError(
-                    f"functional_call got multiple values for keys {sorted(same)}, which are tied. "
-                    "Consider using tie_weights=False"
-                )
-            values[box] = array
-    with overlaid(dict(values), closed=False) as overlay:
-        out = module(*args, **dict(kwargs or {}))
-        overlay.settle()
-        written = {name: overlay.values[box] for name, box in boxes.items() if box in overlay.written and box in values}
-        if written and not mutable:
-            raise ImmutableError(
-                f"functional_call ran code that writes {sorted(written)}, which it was given as values.",
-                "Pass mutable=True to get `(output, written)`, or put the module into eval mode.",
-            )
-        for box in values:
-            overlay.written.pop(box, None)
-        effects, arrays = take(overlay)
-    try:
-        effects.apply(arrays)
-    except StateError as error:  # a write to what was not given, in a raw transform
-        error.path = next((name for name, box in boxes.items() if box is error.box), "")
-        error.owner = type(module).__name__
-        raise
-    return (out, written) if mutable else out
-
-
-def _one_dict(states: Any) -> dict[str, Any]:
-    """The names and values of a dict or of several."""
-    if isinstance(states, Mapping):
-        return dict(states)
-    if not isinstance(states, Sequence) or isinstance(states, str):
-        raise ValueError(
-            f"Expected parameter_and_buffer_dicts to be a dict, or a list/tuple of dicts, but got {type(states)}"
-        )
-    if not all(isinstance(state, Mapping) for state in states):
-        raise ValueError("Expected all elements of parameter_and_buffer_dicts to be dictionaries")
-    counts = Counter(name for state in states for name in state)
-    repeated = [name for name, n in counts.items() if n > 1]
-    if repeated:
-        raise ValueError(f"{repeated} appeared in multiple dictionaries; behavior of functional call is ambiguous")
-    return {name: value for state in states for name, value in state.items()}
-
-
-def _check_names(module: Module, boxes: dict[str, Box], given: dict[str, Any], tied: bool) -> None:
-    """Raise torch's error for names that are missing or unknown. One name of a tied parameter stands for all."""
-    have = {boxes[name] for name in given if name in boxes} if tied else set()
-    missing = [name for name, box in boxes.items() if name not in given and box not in have]
-    unknown = [name for name in given if name not in boxes]
-    parts = [
-        f"{what} key(s): {', '.join(map(repr, names))}."
-        for what, names in (("Unexpected", unknown), ("Missing", missing))
-        if names
-    ]
-    if parts:
-        raise RuntimeError(f"Error(s) in reparametrizing for {type(module).__name__}:\n\t" + "\n\t".join(parts))
-
-
-def _untied(module: Module, given: dict[str, Any]) -> Module:
-    """A shallow copy of the tree in which each given name has a box of its own."""
-
-    def visit(node: Module, path: str) -> Module:
-        new = copy(node)
-        for registry in (new._parameters, new._buffers):
-            for name, box in list(registry.items()):
-                if box is not None and f"{path}{name}" in given:
-                    registry[name] = box._clone(box.value)  # pyright: ignore[reportArgumentType]
-        for name, child in list(new._modules.items()):
-            if child is not None:
-                new._modules[name] = visit(child, f"{path}{name}.")
-        return new
-
-    return visit(module, "")
+    return call(
+        module,
+        parameter_and_buffer_dicts,
+        args,
+        kwargs,
+        tie_weights=tie_weights,
+        strict=strict,
+        mutable=mutable,
+    )
 
 
 def stack_module_state(models: Sequence[Module]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import zlib
 from pathlib import Path
 
 # Before JAX starts. Four CPU devices, so that `.to(device)` and shardings have somewhere to go; under xdist the
@@ -36,6 +37,9 @@ if _HAS_ORACLE:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seed of numpy and of jaxmodule at the start of each test")
+    parser.addoption(
+        "--slow", choices=["none", "part", "all"], default="none", help="tests marked slow: none, every eighth, or all"
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -43,10 +47,22 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"jax {jax.__version__}, {oracle}, seed {config.getoption('--seed')}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE / "parity" in item.path.parents:
             item.add_marker(pytest.mark.parity)
+    slow = config.getoption("--slow")
+    if slow == "all":
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and (slow == "none" or zlib.crc32(item.nodeid.encode()) % 8)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(map(id, left_out))
+        items[:] = [item for item in items if id(item) not in gone]
 
 
 @pytest.fixture(autouse=True)

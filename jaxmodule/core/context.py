@@ -54,7 +54,7 @@ class _Local(threading.local):
     no_grad: bool = False
     cached: bool = False  # inside a block of parametrize.cached
     captures: tuple[Any, ...] = ()  # the active jm.capture blocks, outermost first
-    ambient: tuple[Any, ...] = (False,)  # no_grad, cached and what is captured, as part of the key of a compiled program
+    ambient: tuple[Any, ...] = (False,)  # no_grad, cached, what is captured: part of the key of a compiled program
     generator: Any = None  # the Generator of the innermost use_rng block, or None
 
 

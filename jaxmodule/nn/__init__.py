@@ -1,6 +1,8 @@
 """`torch.nn`'s names."""
 
-from . import functional, init
+from typing import Any
+
+from . import common_types, functional, init, parallel
 from .hooks import (
     register_module_backward_hook,
     register_module_buffer_registration_hook,
@@ -14,14 +16,22 @@ from .hooks import (
 from .module import Module
 from .modules import *  # noqa: F403
 from .modules import __all__ as _modules
-from .parameter import Buffer, Parameter
+from .modules.utils import factory_kwargs
+from .parallel import DataParallel
+from .parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
 
 __all__ = [
     "Buffer",
+    "DataParallel",
     "Module",
     "Parameter",
+    "UninitializedBuffer",
+    "UninitializedParameter",
+    "common_types",
+    "factory_kwargs",
     "functional",
     "init",
+    "parallel",
     "register_module_backward_hook",
     "register_module_buffer_registration_hook",
     "register_module_forward_hook",
@@ -32,3 +42,11 @@ __all__ = [
     "register_module_parameter_registration_hook",
     *_modules,
 ]
+
+_AO = "torch has deprecated it in favour of torch.ao: quantise arrays with `jax.lax` or a library made for it (AQT, Qwix)."
+_ABSENT = dict.fromkeys(("intrinsic", "qat", "quantizable", "quantized"), _AO)
+
+
+def __getattr__(name: str) -> Any:
+    why = f"it is not here: {_ABSENT[name]}" if name in _ABSENT else "torch has none either"
+    raise AttributeError(f"module 'jaxmodule.nn' has no attribute {name!r}: {why}")

@@ -17,6 +17,7 @@ from ..core.state import Stateful
 from . import hooks
 from .compiled import CompiledCall
 from .conversion import Conversion
+from .derived import find_derived
 from .modes import PLAIN, carry_no_gradient
 from .notes import annotate
 from .statedict import StateDict
@@ -287,6 +288,9 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         descriptor = getattr(type(self), name, None)
         if isinstance(descriptor, property) and descriptor.fget is not None:
             return descriptor.fget(self)  # Python comes here when a property raised AttributeError: say what it said
+        derived = find_derived(own, name)
+        if derived is not None:
+            return derived._derive(self)
         return super().__getattr__(name)
 
     def __delattr__(self, name: str) -> None:

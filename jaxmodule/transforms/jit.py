@@ -110,7 +110,8 @@ class JitFunction(Generic[P, R]):
     def _make_plan(self, objects: list[Any], treedef: Any, statics: _Statics) -> Plan:
         layout = Layout(objects)
         index = {id(ref()): i for i, ref in enumerate(layout.nodes)}
-        modes = (tls.no_grad, *[capture.relation(index) for capture in tls.captures], *[key() for key in process_keys])
+        captured = [capture.relation(index) for capture in tls.captures]
+        modes = (tls.no_grad, tls.cached, *captured, *[key() for key in process_keys])
         static_key = statics.key() if statics is not _NO_STATICS else None
         key = (treedef, layout.structure, modes, static_key)
         program = self._programs.get(key)

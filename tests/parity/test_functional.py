@@ -5,7 +5,6 @@ Tolerances are relative to the largest value of the tensor compared; the default
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from typing import Any
 
@@ -34,32 +33,6 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 def integers(low: int, high: int, *shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).integers(low, high, shape)
-
-
-# -- signatures -------------------------------------------------------------------------------------------------
-BUILTINS = {  # torch's C functions have no signature to inspect: as their documentation gives it
-    "linear": "(input, weight, bias=None)",
-    **{f"conv{n}d": "(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)" for n in (1, 2, 3)},
-    "gelu": "(input, approximate='none')",
-    "avg_pool2d": "(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, "
-    "divisor_override=None)",
-    "max_pool2d": "(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False)",
-}
-
-
-@pytest.mark.parametrize("name", F.__all__)
-def test_arguments_are_torchs(name: str) -> None:
-    ours = inspect.signature(getattr(F, name))
-    bare = ours.replace(
-        parameters=[p.replace(annotation=p.empty) for p in ours.parameters.values()],
-        return_annotation=inspect.Signature.empty,
-    )
-    if name in BUILTINS:
-        assert str(bare) == BUILTINS[name]
-        return
-    theirs = inspect.signature(getattr(TF, name))
-    names = [(p.name, p.default, p.kind) for p in bare.parameters.values()]
-    assert names == [(p.name, p.default, p.kind) for p in theirs.parameters.values()]
 
 
 # -- linear -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ each row's, relative to the largest value compared; the default is 1e-5.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -51,7 +52,7 @@ def run_torch(row: Row, module: torch.nn.Module, inputs: tuple[Any, ...]) -> tup
     output = row.run_torch(module, jax.tree.unflatten(treedef, clones))
     value = first(output)
     if value.requires_grad:
-        value.backward(torch.from_numpy(cotangent(tuple(value.shape))))
+        value.backward(torch.from_numpy(cotangent(tuple(value.shape))).to(value.dtype))
     of_inputs = [torch.zeros_like(t) if t.grad is None else t.grad for t in moving]
     return output, of_inputs, {name: p.grad for name, p in module.named_parameters()}
 
@@ -69,7 +70,7 @@ def compiled(row: Row, module: nn.Module) -> Any:
         def loss(module: nn.Module, moving: dict[int, Any], fixed: dict[int, Any]) -> tuple[jax.Array, Any]:
             filled = [{**moving, **fixed}.get(i, x) for i, x in enumerate(leaves)]
             output = row.run(module, jax.tree.unflatten(treedef, filled))
-            return jnp.sum(first(output) * cotangent(first(output).shape)), output
+            return jnp.sum(first(output) * cotangent(first(output).shape).astype(first(output).dtype)), output
 
         if treedef not in programs:
             programs[treedef] = jm.jit(jm.grad(loss, argnums=(0, 1), has_aux=True))
@@ -196,3 +197,71 @@ def test_implicit_softmax_dimension_warns() -> None:
         with pytest.warns(UserWarning, match="Implicit dimension choice") as caught:
             layer(np.zeros((2, 3), np.float32))
         assert caught[0].filename == __file__
+
+
+EDGES = {"empty": lambda x: x[:0], "one": lambda x: x[:1], "none": lambda x: x[0]}
+
+
+@every_layer
+@pytest.mark.parametrize("edge", EDGES)
+def test_batches_of_none_and_one_and_no_batch(row: Row, edge: str) -> None:
+    """What torch makes of each, an error's type included, unless the row says why not."""
+    if edge in row.edges or (row.random and row.make().training):
+        return
+    cut = EDGES[edge]
+    inputs = jax.tree.map(lambda x: np.asarray(cut(x)) if isinstance(x, np.ndarray) and x.ndim else x, row.inputs(0))
+    ours, theirs = pair(row)
+    try:
+        expected = row.run_torch(theirs, inputs)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            row.run(ours, inputs)
+        return
+    found, wanted = jax.tree.leaves(row.run(ours, inputs)), jax.tree.leaves(expected)
+    for mine, other in zip(found, wanted, strict=True):
+        assert_close(mine, other, row.rtol)
+
+
+@every()
+def test_float64(row: Row) -> None:
+    if "float64" in row.edges:
+        return
+    if row.random:
+        row = dataclasses.replace(row, modes_differ=True)
+    wide = dataclasses.replace(row, call=in_dtype(row.call, np.float64))
+    inputs = in_dtype(row.inputs(0), np.float64)
+    with jax.enable_x64(True):
+        ours, theirs = row.make().double(), row.make_torch().double()
+        ours.load_state_dict(theirs.state_dict())
+        if row.random:
+            ours.eval()
+            theirs.eval()
+        found, expected = compiled(wide, ours)(inputs), run_torch(wide, theirs, inputs)
+        assert first(found[0]).dtype == (np.float64 if first(expected[0]).dtype == torch.float64 else None)
+        assert_all_close(found, expected, 1e-9)
+
+
+@every()
+def test_bfloat16(row: Row) -> None:
+    """Near torch's: both round sums to eight bits, at places that differ."""
+    half = dataclasses.replace(row, call=in_dtype(row.call, jnp.bfloat16))
+    inputs = in_dtype(row.inputs(0), jnp.bfloat16)
+    ours, theirs = row.make().bfloat16(), row.make_torch().bfloat16()
+    ours.load_state_dict(theirs.state_dict())
+    if row.random:
+        ours.eval()
+        theirs.eval()
+    try:
+        expected = first(half.run_torch(theirs, jax.tree.map(lambda x: to_torch(x), inputs)))
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented for" in str(error) or "BFloat16" in str(error):
+            return
+        raise
+    found = first(half.run(ours, inputs))
+    assert found.dtype == str(expected.dtype).removeprefix("torch.")
+    assert_close(found, expected, 4 * float(jnp.finfo(jnp.bfloat16).eps))
+
+
+def in_dtype(tree: Any, dtype: Any) -> Any:
+    """The float32 arrays of a tree in another dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype) if getattr(x, "dtype", None) == np.float32 else x, tree)

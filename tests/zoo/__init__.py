@@ -11,13 +11,32 @@ from typing import Any
 
 import pytest
 
-from tests.zoo import activation, conv, dropout, flatten, linear, loss, norm, pooling, sparse
+from tests.zoo import (
+    activation,
+    adaptive,
+    conv,
+    distance,
+    dropout,
+    flatten,
+    fold,
+    linear,
+    loss,
+    loss_elementwise,
+    norm,
+    padding,
+    pixelshuffle,
+    pooling,
+    rnn,
+    sparse,
+    upsampling,
+)
 from tests.zoo.row import Bad, Row
 
 __all__ = [
     "BAD",
     "BAD_IDS",
     "CONTAINERS",
+    "LAZY",
     "ROWS",
     "STATEFUL",
     "Bad",
@@ -25,10 +44,33 @@ __all__ = [
     "every",
 ]
 
-FAMILIES = (activation, conv, dropout, flatten, linear, loss, norm, pooling, sparse)
+FAMILIES = (
+    activation,
+    adaptive,
+    conv,
+    distance,
+    dropout,
+    flatten,
+    fold,
+    linear,
+    loss,
+    loss_elementwise,
+    norm,
+    padding,
+    pixelshuffle,
+    pooling,
+    rnn,
+    sparse,
+    upsampling,
+)
 
 #: Modules that hold modules or parameters and compute nothing of their own; they have a specification of their own.
-CONTAINERS = frozenset({"Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"})
+CONTAINERS = frozenset(
+    {"Container", "DataParallel", "Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"}
+)
+
+#: Prefix of the layers that become others at their first call: tests/parity/test_lazy.py.
+LAZY = "Lazy"
 
 ROWS: list[Row] = [row for family in FAMILIES for row in family.ROWS]
 STATEFUL: list[Row] = [row for family in FAMILIES for row in getattr(family, "STATEFUL", ())]

@@ -40,7 +40,8 @@ class Row:
     properties that depend on little but the layer. `modes_differ`: train() and eval() compute different things.
     `random`: training draws random numbers. `rtol`: the tolerance against torch, relative to the largest value, looser
     than the default only for the `reason` beside it. `edges`: what is different from torch, and why, for an empty
-    batch, a batch of one and no batch ("empty", "one", "none": a reason), which are otherwise compared, errors too.
+    batch, a batch of one, no batch and float64 ("empty", "one", "none", "float64": a reason), which are otherwise
+    compared, errors too.
     """
 
     layer: str

@@ -1,29 +1,48 @@
-"""Pointwise nonlinearities and the softmax family."""
+"""Smooth nonlinearities: sigmoid, tanh and their relatives."""
 
 from __future__ import annotations
 
 import functools
 import math
-import warnings
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import DTypeLike
 
 from ...core.box import unbox
-from ._common import ArrayLike, compiled, normalize_dim, opmath_dtype, require_inexact
+from ._common import ArrayLike, compiled, normalize_dim, require_inexact, shape_list
+from ._pointwise import as_inexact, require_floating, store, widen
 
-__all__ = ["gelu", "log_softmax", "relu", "sigmoid", "silu", "softmax", "tanh"]
+__all__ = ["gelu", "glu", "logsigmoid", "mish", "sigmoid", "silu", "softplus", "softsign", "tanh"]
 
-_relu = compiled()(jax.nn.relu)
+_tanh = compiled()(jnp.tanh)
+_sigmoid = compiled()(lax.logistic)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _softplus_of(x: jax.Array, beta: float = 1.0, threshold: float = math.inf) -> jax.Array:
+    z = x * beta
+    y = (jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))) / beta
+    return y if math.isinf(threshold) else jnp.where(z > threshold, x, y)
+
+
+@_softplus_of.defjvp
+def _softplus_jvp(
+    beta: float, threshold: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    # From the input, so that it is finite everywhere: through the formula an infinity would give NaN.
+    (x,), (dx,) = primals, tangents
+    slope = jnp.where(x * beta > threshold, 1, lax.logistic(x * beta))
+    return _softplus_of(x, beta, threshold), dx * slope
 
 
 @compiled("tanh_form")
 def _gelu(x: jax.Array, *, tanh_form: bool) -> jax.Array:
-    wide = x.astype(opmath_dtype(x.dtype))
+    wide = widen(x)
     if tanh_form:
-        inner = math.sqrt(2.0 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+        # Beyond 100 the tanh is 1 and the cube overflows.
+        bounded = jnp.clip(wide, -100, 100)
+        inner = math.sqrt(2.0 / math.pi) * (bounded + 0.044715 * bounded * bounded * bounded)
         y = 0.5 * wide * (1.0 + jnp.tanh(inner))
     else:
         y = 0.5 * wide * lax.erfc(wide * -math.sqrt(0.5))
@@ -32,75 +51,36 @@ def _gelu(x: jax.Array, *, tanh_form: bool) -> jax.Array:
 
 @compiled()
 def _silu(x: jax.Array) -> jax.Array:
-    wide = x.astype(opmath_dtype(x.dtype))
+    wide = widen(x)
     return (wide * lax.logistic(wide)).astype(x.dtype)
 
 
-_tanh = compiled()(jnp.tanh)
-_sigmoid = compiled()(lax.logistic)
+@compiled()
+def _mish(x: jax.Array) -> jax.Array:
+    wide = widen(x)
+    return (wide * jnp.tanh(_softplus_of(wide))).astype(x.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax_axis(x: jax.Array, axis: int) -> jax.Array:
-    wide = x.astype(opmath_dtype(x.dtype))
-    unnormalized = jnp.exp(wide - jnp.max(wide, axis, keepdims=True, initial=-jnp.inf))
-    return (unnormalized / jnp.sum(unnormalized, axis, keepdims=True)).astype(x.dtype)
+@compiled("beta", "threshold")
+def _softplus(x: jax.Array, *, beta: float, threshold: float) -> jax.Array:
+    return _softplus_of(widen(x), beta, threshold).astype(x.dtype)
 
 
-@_softmax_axis.defjvp
-def _softmax_axis_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # The output is the only residual, in the input's dtype: in bfloat16 half of what differentiating the float32
-    # intermediates would keep.
-    y = _softmax_axis(*primals, axis)
-    wide = y.astype(opmath_dtype(y.dtype))
-    dx = tangents[0].astype(wide.dtype)
-    dy = wide * (dx - jnp.sum(wide * dx, axis, keepdims=True))
-    return y, dy.astype(y.dtype)
+@compiled()
+def _logsigmoid(x: jax.Array) -> jax.Array:
+    return (-_softplus_of(-widen(x))).astype(x.dtype)
 
 
-@compiled("axis", "dtype")
-def _softmax(x: jax.Array, *, axis: int, dtype: DTypeLike | None) -> jax.Array:
-    x = x if dtype is None else x.astype(dtype)
-    return _softmax_axis(x, axis) if x.ndim else _softmax_axis(x[None], 0)[0]
+@compiled()
+def _softsign(x: jax.Array) -> jax.Array:
+    wide = widen(x)
+    return (wide / (1 + jnp.abs(wide)).astype(wide.dtype)).astype(x.dtype)
 
 
-def log_softmax_axis(x: jax.Array, axis: int) -> jax.Array:
-    """`x - log(sum(exp(x)))` along `axis`, shifted by the maximum so that no exponential overflows."""
-    shifted = x - lax.stop_gradient(jnp.max(x, axis, keepdims=True, initial=-jnp.inf))
-    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
-
-
-@compiled("axis", "dtype")
-def _log_softmax(x: jax.Array, *, axis: int, dtype: DTypeLike | None) -> jax.Array:
-    x = x if dtype is None else x.astype(dtype)
-    wide = x.astype(opmath_dtype(x.dtype))
-    y = log_softmax_axis(wide, axis) if x.ndim else log_softmax_axis(wide[None], 0)[0]
-    return y.astype(x.dtype)
-
-
-def relu(input: ArrayLike, inplace: bool = False) -> jax.Array:
-    """`max(0, x)` elementwise; its gradient at 0 is 0.
-
-    Args:
-        input: any shape, floating-point or integer.
-        inplace: for torch's signature. See Note.
-
-    Raises:
-        RuntimeError: the input is boolean.
-
-    Note:
-        Arrays are immutable: `inplace` does not change the input, and has no effect on the result.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule.nn import functional as F
-        >>> F.relu(jnp.array([-1.0, 2.0])).tolist()
-        [0.0, 2.0]
-    """
-    x = unbox(input)
-    if x.dtype == jnp.bool_:
-        raise RuntimeError(f"Boolean inputs not supported for relu (input of size {list(x.shape)})")
-    return _relu(x)
+@compiled("axis")
+def _glu(x: jax.Array, *, axis: int) -> jax.Array:
+    a, b = jnp.split(widen(x), 2, axis)
+    return (a * lax.logistic(b)).astype(x.dtype)
 
 
 def gelu(input: ArrayLike, approximate: str = "none") -> jax.Array:
@@ -124,7 +104,7 @@ def gelu(input: ArrayLike, approximate: str = "none") -> jax.Array:
     x = unbox(input)
     if approximate not in ("none", "tanh"):
         raise RuntimeError(f"approximate argument must be either none or tanh, but got {approximate!r}.")
-    require_inexact(x, "gelu")
+    require_floating(x, "gelu")
     return _gelu(x, tanh_form=approximate == "tanh")
 
 
@@ -132,14 +112,11 @@ def silu(input: ArrayLike, inplace: bool = False) -> jax.Array:
     """`x sigmoid(x)` elementwise, also called swish.
 
     Args:
-        input: any shape.
-        inplace: for torch's signature. See Note.
+        input: any shape, floating-point or complex.
+        inplace: write the result into `input` and return that, if it is a box; an array can't change.
 
     Raises:
-        NotImplementedError: the input is not floating-point.
-
-    Note:
-        Arrays are immutable: `inplace` does not change the input, and has no effect on the result.
+        NotImplementedError: the input is integer or boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -149,7 +126,126 @@ def silu(input: ArrayLike, inplace: bool = False) -> jax.Array:
     """
     x = unbox(input)
     require_inexact(x, "silu")
-    return _silu(x)
+    return store(input, _silu(x), inplace)
+
+
+def mish(input: ArrayLike, inplace: bool = False) -> jax.Array:
+    """`x tanh(softplus(x))` elementwise (Misra, 2019).
+
+    Args:
+        input: any shape.
+        inplace: write the result into `input` and return that, if it is a box; an array can't change.
+
+    Raises:
+        NotImplementedError: the input is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> round(float(F.mish(jnp.array(1.0))), 4)
+        0.8651
+    """
+    x = unbox(input)
+    require_floating(x, "mish")
+    return store(input, _mish(x), inplace)
+
+
+def softplus(input: ArrayLike, beta: float = 1, threshold: float = 20) -> jax.Array:
+    """`log(1 + exp(beta x)) / beta` elementwise, and `x` itself where `beta x` is greater than `threshold`.
+
+    Args:
+        input: any shape.
+        beta: how sharply it bends.
+        threshold: from where it is taken as linear.
+
+    Raises:
+        NotImplementedError: the input is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> [round(v, 4) for v in F.softplus(jnp.array([0.0, 30.0])).tolist()]
+        [0.6931, 30.0]
+    """
+    x = unbox(input)
+    require_floating(x, "softplus")
+    return _softplus(x, beta=float(beta), threshold=float(threshold))
+
+
+def logsigmoid(input: ArrayLike) -> jax.Array:
+    """`log(sigmoid(x))` elementwise, without the underflow.
+
+    Args:
+        input: any shape.
+
+    Raises:
+        NotImplementedError: the input is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> [round(v, 4) for v in F.logsigmoid(jnp.array([0.0, -1000.0])).tolist()]
+        [-0.6931, -1000.0]
+    """
+    x = unbox(input)
+    require_floating(x, "logsigmoid")
+    return _logsigmoid(x)
+
+
+def softsign(input: ArrayLike) -> jax.Array:
+    """`x / (1 + |x|)` elementwise; integers give float32.
+
+    Args:
+        input: any shape.
+
+    Raises:
+        NotImplementedError: the input is boolean.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> F.softsign(jnp.array([-1.0, 3.0])).tolist()
+        [-0.5, 0.75]
+    """
+    x = unbox(input)
+    if x.dtype == jnp.bool_:
+        raise NotImplementedError(f"\"abs\" not implemented for 'bool' (input of size {shape_list(x)})")
+    return _softsign(as_inexact(x))
+
+
+def glu(input: ArrayLike, dim: int = -1) -> jax.Array:
+    """`a sigmoid(b)`, where `a` and `b` are the halves of the input along `dim` (Dauphin et al., 2016).
+
+    Args:
+        input: the array.
+        dim: the dimension to halve.
+
+    Shape:
+        - Input: `(*, 2 M, *)`.
+        - Output: `(*, M, *)`.
+
+    Raises:
+        RuntimeError: the input is a scalar, or its size along `dim` is odd.
+        IndexError: there is no such dimension.
+        NotImplementedError: the input is not floating-point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> F.glu(jnp.array([4.0, 0.0])).tolist()
+        [2.0]
+    """
+    x = unbox(input)
+    if x.ndim == 0:
+        raise RuntimeError("glu does not support scalars because halving size must be even")
+    axis = normalize_dim(dim, x.ndim)
+    if x.shape[axis] % 2:
+        raise RuntimeError(
+            f"Halving dimension must be even, but dimension {axis} is size {x.shape[axis]}: "
+            f"an input of size {shape_list(x)}"
+        )
+    require_floating(x, "glu")
+    return _glu(x, axis=axis)
 
 
 def tanh(input: ArrayLike) -> jax.Array:
@@ -164,7 +260,7 @@ def tanh(input: ArrayLike) -> jax.Array:
         >>> float(F.tanh(jnp.array(0.0)))
         0.0
     """
-    return _tanh(_as_inexact(unbox(input)))
+    return _tanh(as_inexact(unbox(input)))
 
 
 def sigmoid(input: ArrayLike) -> jax.Array:
@@ -179,73 +275,4 @@ def sigmoid(input: ArrayLike) -> jax.Array:
         >>> float(F.sigmoid(jnp.array(0.0)))
         0.5
     """
-    return _sigmoid(_as_inexact(unbox(input)))
-
-
-def softmax(
-    input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
-) -> jax.Array:
-    """`exp(x_i) / sum_j exp(x_j)` along `dim`.
-
-    Args:
-        input: any shape.
-        dim: the dimension that sums to 1. None picks one from the rank, with torch's warning.
-        _stacklevel: where that warning points.
-        dtype: cast the input to it first.
-
-    Raises:
-        IndexError: there is no such dimension.
-        NotImplementedError: the input is not floating-point, and no `dtype` is given.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule.nn import functional as F
-        >>> F.softmax(jnp.zeros((2, 4)), dim=1)[0].tolist()
-        [0.25, 0.25, 0.25, 0.25]
-    """
-    x, axis = _softmax_arguments("softmax", unbox(input), dim, _stacklevel, dtype)
-    return _softmax(x, axis=axis, dtype=dtype)
-
-
-def log_softmax(
-    input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
-) -> jax.Array:
-    """`x_i - log(sum_j exp(x_j))` along `dim`: the logarithm of `softmax`, without its overflow and underflow.
-
-    Args:
-        input: any shape.
-        dim: the dimension whose exponentials sum to 1. None picks one from the rank, with torch's warning.
-        _stacklevel: where that warning points.
-        dtype: cast the input to it first.
-
-    Raises:
-        IndexError: there is no such dimension.
-        NotImplementedError: the input is not floating-point, and no `dtype` is given.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule.nn import functional as F
-        >>> [round(float(v), 4) for v in F.log_softmax(jnp.array([0.0, 1000.0]), dim=0)]
-        [-1000.0, 0.0]
-    """
-    x, axis = _softmax_arguments("log_softmax", unbox(input), dim, _stacklevel, dtype)
-    return _log_softmax(x, axis=axis, dtype=dtype)
-
-
-def _softmax_arguments(
-    name: str, x: jax.Array, dim: int | None, stacklevel: int, dtype: DTypeLike | None
-) -> tuple[jax.Array, int]:
-    if dim is None:
-        message = (
-            f"Implicit dimension choice for {name} has been deprecated. "
-            "Change the call to include dim=X as an argument."
-        )
-        warnings.warn(message, UserWarning, stacklevel=stacklevel)
-        dim = 0 if x.ndim in (0, 1, 3) else 1
-    if dtype is None:
-        require_inexact(x, name)
-    return x, normalize_dim(dim, x.ndim)
-
-
-def _as_inexact(x: jax.Array) -> jax.Array:
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+    return _sigmoid(as_inexact(unbox(input)))

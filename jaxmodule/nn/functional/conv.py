@@ -1,12 +1,6 @@
-"""Convolutions of one, two and three dimensions in one implementation, with torch's layouts and padding arithmetic.
-
-The lowering is XLA's own convolution everywhere. A 1x1 kernel as an einsum on CPU was tried: it was faster
-forwards, and slower forwards and backwards together.
-"""
+"""Convolutions of one, two and three dimensions in one implementation, with torch's layouts and padding arithmetic."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,78 +8,21 @@ from jax import lax
 
 from ...core.box import unbox
 from ._common import ArrayLike, IntOrTuple, compiled, shape_list
+from ._conv import (
+    Ints,
+    Pads,
+    check_dtypes,
+    check_not_empty,
+    check_ranks,
+    check_steps,
+    check_weight,
+    convolve,
+    per_dimension,
+    same_pads,
+)
+from ._windows import integers
 
-__all__ = ["conv1d", "conv2d", "conv3d"]
-
-Pads = tuple[tuple[int, int], ...]
-
-_SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
-_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-
-@compiled("stride", "pads", "dilation", "groups")
-def _conv(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None,
-    *,
-    stride: tuple[int, ...],
-    pads: Pads,
-    dilation: tuple[int, ...],
-    groups: int,
-) -> jax.Array:
-    n = len(stride)
-    batched = x if x.ndim == n + 2 else x[None]
-    layout = _SPATIAL[n]
-    y = lax.conv_general_dilated(
-        batched,
-        weight,
-        stride,
-        pads,
-        rhs_dilation=dilation,
-        dimension_numbers=("NC" + layout, "OI" + layout, "NC" + layout),
-        feature_group_count=groups,
-    )
-    if bias is not None:
-        y = y + bias.reshape((1, -1) + (1,) * n)
-    return y if x.ndim == n + 2 else y[0]
-
-
-@compiled("pads", "mode")
-def _pad(x: jax.Array, *, pads: Pads, mode: str) -> jax.Array:
-    return jnp.pad(x, ((0, 0),) * (x.ndim - len(pads)) + pads, mode=mode)
-
-
-def pad_spatial(input: ArrayLike, pads: Pads, mode: str) -> jax.Array:
-    """Pad the last `len(pads)` dimensions by `(low, high)` with values of the input itself.
-
-    Args:
-        input: the array to pad.
-        pads: a pair for each padded dimension, in the order of the dimensions.
-        mode: "reflect" (mirror without the border), "replicate" (the border) or "circular" (the other end).
-
-    Raises:
-        RuntimeError: the padding takes more values than the input has.
-    """
-    x = unbox(input)
-    for size, pad in zip(x.shape[x.ndim - len(pads) :], pads, strict=True):
-        if mode == "reflect" and max(pad) >= size and max(pad) > 0:
-            raise RuntimeError(
-                "Padding size should be less than the corresponding input dimension, "
-                f"but got: padding {pad} of a dimension of size {size} of input {shape_list(x)}"
-            )
-        if mode == "circular" and max(pad) > size:
-            raise RuntimeError(
-                "Padding value causes wrapping around more than once: "
-                f"padding {pad} of a dimension of size {size} of input {shape_list(x)}"
-            )
-    return _pad(x, pads=pads, mode=_PAD_MODES[mode])
-
-
-def same_pads(kernel_size: Sequence[int], dilation: Sequence[int]) -> Pads:
-    """The padding of `padding="same"`: where the total is odd, the larger half comes after, as in torch."""
-    totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
-    return tuple((total // 2, total - total // 2) for total in totals)
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_tbc"]
 
 
 def conv1d(
@@ -211,46 +148,23 @@ def _conv_nd(
     groups: int,
 ) -> jax.Array:
     x, w, b = unbox(input), unbox(weight), unbox(bias)
-    if x.ndim not in (n + 1, n + 2):
-        raise RuntimeError(
-            f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to conv{n}d, "
-            f"but got input of size: {shape_list(x)} with weight of size: {shape_list(w)}"
-        )
-    if w.ndim != n + 2:
-        raise RuntimeError(
-            f"expected a {n + 2}D weight to match the convolution dimensions of conv{n}d, "
-            f"but got weight of size {shape_list(w)} for input of size {shape_list(x)}"
-        )
-    strides = _per_dimension("stride", stride, n)
-    dilations = _per_dimension("dilation", dilation, n)
-    if min(strides) <= 0:
-        raise RuntimeError(f"non-positive stride is not supported, but got {list(strides)}")
-    if min(dilations) <= 0:
-        raise RuntimeError(f"dilation should be greater than zero, but got {list(dilations)}")
+    check_ranks(f"conv{n}d", n, x, w)
+    strides, dilations = per_dimension("stride", stride, n), per_dimension("dilation", dilation, n)
+    check_steps(strides, dilations)
     pads = _resolve_padding(padding, strides, w.shape[2:], dilations)
-    _check_channels(x.shape[-n - 1], x, w, b, groups)
+    check_weight(x, w, b, groups, transposed=False)
+    check_dtypes(x, w, f"conv{n}d")
+    if b is not None and x.dtype != b.dtype:
+        raise RuntimeError(f"Input type ({x.dtype.name}) and bias type ({b.dtype.name}) should be the same")
     _check_window(x, w, pads, dilations)
-    return _conv(x, w, b, stride=strides, pads=pads, dilation=dilations, groups=groups)
+    check_not_empty(x, n)
+    return convolve(x, w, b, stride=strides, pads=pads, dilation=dilations, groups=groups)
 
 
-def _per_dimension(name: str, value: IntOrTuple, n: int) -> tuple[int, ...]:
-    values = (value,) * n if isinstance(value, int) else tuple(value)
-    if len(values) == 1:
-        values = values * n
-    if len(values) != n:
-        raise RuntimeError(
-            f"expected {name} to be a single integer value or a list of {n} values "
-            f"to match the convolution dimensions, but got {name}={list(values)}"
-        )
-    return values
-
-
-def _resolve_padding(
-    padding: str | IntOrTuple, stride: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...]
-) -> Pads:
+def _resolve_padding(padding: str | IntOrTuple, stride: Ints, kernel: Ints, dilation: Ints) -> Pads:
     n = len(stride)
     if not isinstance(padding, str):
-        sizes = _per_dimension("padding", padding, n)
+        sizes = per_dimension("padding", padding, n)
         if min(sizes) < 0:
             raise RuntimeError(f"negative padding is not supported, but got {list(sizes)}")
         return tuple((size, size) for size in sizes)
@@ -263,33 +177,7 @@ def _resolve_padding(
     return same_pads(kernel, dilation)
 
 
-def _check_channels(channels: int, x: jax.Array, w: jax.Array, b: jax.Array | None, groups: int) -> None:
-    if groups <= 0:
-        raise RuntimeError(f"non-positive groups is not supported, but got {groups}")
-    if w.shape[0] % groups:
-        raise RuntimeError(
-            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
-            f"but got weight of size {shape_list(w)} instead"
-        )
-    if channels != w.shape[1] * groups:
-        raise RuntimeError(
-            f"Given groups={groups}, weight of size {shape_list(w)}, expected input{shape_list(x)} "
-            f"to have {w.shape[1] * groups} channels, but got {channels} channels instead"
-        )
-    if x.dtype != w.dtype:
-        raise RuntimeError(f"Input type ({x.dtype.name}) and weight type ({w.dtype.name}) should be the same")
-    if b is None:
-        return
-    if b.shape != (w.shape[0],):
-        raise RuntimeError(
-            f"Given weight of size {shape_list(w)}, expected bias to be 1-dimensional with {w.shape[0]} elements, "
-            f"but got bias of size {shape_list(b)} instead"
-        )
-    if x.dtype != b.dtype:
-        raise RuntimeError(f"Input type ({x.dtype.name}) and bias type ({b.dtype.name}) should be the same")
-
-
-def _check_window(x: jax.Array, w: jax.Array, pads: Pads, dilation: tuple[int, ...]) -> None:
+def _check_window(x: jax.Array, w: jax.Array, pads: Pads, dilation: Ints) -> None:
     padded = [size + sum(pad) for size, pad in zip(x.shape[x.ndim - len(pads) :], pads, strict=True)]
     extent = [d * (k - 1) + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]
     if any(k > size for k, size in zip(extent, padded, strict=True)):
@@ -298,3 +186,62 @@ def _check_window(x: jax.Array, w: jax.Array, pads: Pads, dilation: tuple[int, .
             f"Kernel size: ({' x '.join(map(str, extent))}). Kernel size can't be greater than actual input size "
             f"(input {shape_list(x)}, weight {shape_list(w)})"
         )
+
+
+@compiled("pad")
+def _conv_tbc(x: jax.Array, weight: jax.Array, bias: jax.Array, *, pad: int) -> jax.Array:
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((pad, pad, 0), (0, 0, 0), (0, 0, 0)))
+    bias = bias.astype(x.dtype)
+    if 0 in (*weight.shape, *x.shape):  # XLA has no convolution with a kernel of nothing
+        shape = (x.shape[0] - weight.shape[0] + 1, x.shape[1], weight.shape[2])
+        return jnp.broadcast_to(bias.reshape(1, 1, -1), shape)
+    y = lax.conv_general_dilated(x, weight, (1,), ((0, 0),), dimension_numbers=("WNC", "WIO", "WNC"))
+    return y + bias.reshape(1, 1, -1)
+
+
+def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0) -> jax.Array:
+    """Cross-correlate sequences whose time comes first: `y[t, n, o] = b[o] + sum_kc w[k, c, o] x[t + k - pad, n, c]`.
+
+    Args:
+        input: the sequences.
+        weight: the kernels.
+        bias: one value an output channel.
+        pad: how many steps of zeros are added to both ends; a negative number takes steps away.
+
+    Shape:
+        - Input: `(T, N, C_in)`.
+        - Weight: `(K, C_in, C_out)`; bias: `(C_out)`.
+        - Output: `(T + 2 pad - K + 1, N, C_out)`.
+
+    Raises:
+        RuntimeError: ranks, channel counts or dtypes don't fit, or the kernel is larger than the padded input.
+        TypeError: `bias` is None, or `pad` no int.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule.nn import functional as F
+        >>> F.conv_tbc(jnp.ones((5, 2, 3)), jnp.ones((2, 3, 4)), jnp.zeros(4), pad=1).shape
+        (6, 2, 4)
+    """
+    if bias is None:
+        raise TypeError("conv_tbc(): argument 'bias' must be an array, not None")
+    x, w, b = unbox(input), unbox(weight), unbox(bias)
+    steps = integers("conv_tbc(): argument 'pad'", (pad,))[0]
+    shapes = f"input {shape_list(x)}, weight {shape_list(w)}, bias {shape_list(b)}"
+    if x.ndim != 3:
+        raise RuntimeError(f"Input must have 3 dims: time, batch, in_channel, but got {shapes}")
+    if w.ndim != 3:
+        raise RuntimeError(f"Weight tensor must have 3 dims: kernel_width, in_channels, out_channels, but got {shapes}")
+    if b.ndim != 1:
+        raise RuntimeError(f"Bias must be 1-D, but got {shapes}")
+    if x.shape[2] != w.shape[1]:
+        raise RuntimeError(f"Input dim 2 (input channels) is not == dim 1 in the weight tensor: {shapes}")
+    if b.shape[0] != w.shape[2]:
+        raise RuntimeError(f"Bias size must equal dim 2 in the weight tensor (output channels): {shapes}")
+    check_dtypes(x, w, "conv_tbc")
+    if x.shape[0] + 2 * min(steps, 0) < 0 or x.shape[0] + 2 * steps - w.shape[0] + 1 < 0:
+        raise RuntimeError(
+            f"Trying to create tensor with negative dimension: the kernel is larger than the input with pad={steps}: "
+            f"{shapes}"
+        )
+    return _conv_tbc(x, w, b, pad=steps)

@@ -1,8 +1,9 @@
-"""Losses. Every one computes in float32 for float16 and bfloat16 inputs and returns the input's dtype."""
+"""Classification losses: class scores against class indices or probabilities.
+
+Every loss of the library computes in float32 for float16 and bfloat16 inputs and returns the input's dtype.
+"""
 
 from __future__ import annotations
-
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,8 @@ from ._common import (
     ArrayLike,
     Reduction,
     along_axis,
-    broadcast_shape,
     compiled,
-    concrete_range,
     is_floating,
-    is_integer,
     opmath_dtype,
     reduce_loss,
     require_inexact,
@@ -25,9 +23,10 @@ from ._common import (
     shape_list,
     signed_index,
 )
-from .activation import log_softmax_axis
+from ._loss import check_class_targets, check_class_weight, promoted
+from .softmax import log_softmax_axis
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss", "nll_loss"]
+__all__ = ["cross_entropy", "nll_loss"]
 
 
 def _select_class(values: jax.Array, target: jax.Array, axis: int) -> jax.Array:
@@ -97,7 +96,7 @@ def _cross_entropy_indices(
 def _cross_entropy_probabilities(
     x: jax.Array, target: jax.Array, weight: jax.Array | None, *, axis: int, reduction: Reduction, smoothing: float
 ) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, target.dtype)
+    dtype = promoted(x.dtype, target.dtype)
     wide = opmath_dtype(dtype)
     log_probs, probs = log_softmax_axis(x.astype(wide), axis), target.astype(wide)
     classes = x.shape[axis]
@@ -106,38 +105,6 @@ def _cross_entropy_probabilities(
     if weight is not None:
         probs = probs * along_axis(weight.astype(wide), axis, x.ndim)
     return reduce_loss(-jnp.sum(log_probs * probs, axis), reduction).astype(dtype)
-
-
-@compiled("reduction")
-def _mse_loss(x: jax.Array, target: jax.Array, weight: jax.Array | None, *, reduction: Reduction) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, target.dtype)
-    wide, shape = opmath_dtype(dtype), jnp.broadcast_shapes(x.shape, target.shape)
-    x, target = (jnp.broadcast_to(array.astype(wide), shape) for array in (x, target))
-    losses = lax.square(x - target)
-    if weight is None:
-        return reduce_loss(losses, reduction).astype(dtype)
-    weight = jnp.broadcast_to(weight.astype(wide), shape)
-    losses = losses * weight
-    if reduction == "mean":
-        return (jnp.sum(losses) / jnp.sum(weight)).astype(dtype)
-    return reduce_loss(losses, reduction).astype(dtype)
-
-
-@compiled("reduction")
-def _bce_with_logits(
-    x: jax.Array, target: jax.Array, weight: jax.Array | None, pos_weight: jax.Array | None, *, reduction: Reduction
-) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, target.dtype)
-    wide = opmath_dtype(dtype)
-    x, target = x.astype(wide), target.astype(wide)
-    minus_log_sigmoid = jax.nn.softplus(-x)
-    if pos_weight is not None:
-        positive = jnp.broadcast_to(pos_weight.astype(wide), x.shape)
-        minus_log_sigmoid = minus_log_sigmoid * ((positive - 1.0) * target + 1.0)
-    losses = (1.0 - target) * x + minus_log_sigmoid
-    if weight is not None:
-        losses = losses * jnp.broadcast_to(weight.astype(wide), x.shape)
-    return reduce_loss(losses, reduction).astype(dtype)
 
 
 def nll_loss(
@@ -184,7 +151,7 @@ def nll_loss(
     if x.ndim < 1:
         raise ValueError(f"Expected 1 or more dimensions (got {x.ndim})")
     require_inexact(x, "nll_loss")
-    t, axis = _check_class_targets(x, t, w, ignore_index)
+    t, axis = check_class_targets(x, t, w, ignore_index)
     return _nll_loss(x, t, w, axis=axis, ignore_index=ignore_index, reduction=how)
 
 
@@ -239,7 +206,7 @@ def cross_entropy(
             raise RuntimeError(
                 f"cross_entropy expects input of shape (C), (N, C) or (N, C, *), but got {shape_list(x)}"
             )
-        t, axis = _check_class_targets(x, t, w, ignore_index)
+        t, axis = check_class_targets(x, t, w, ignore_index)
         return _cross_entropy_indices(
             x, t, w, axis=axis, ignore_index=ignore_index, reduction=how, smoothing=float(label_smoothing)
         )
@@ -251,148 +218,5 @@ def cross_entropy(
     if ignore_index >= 0:
         raise RuntimeError(f"ignore_index is not supported for floating point target, but got {ignore_index}")
     axis = 0 if x.ndim == 1 else 1
-    _check_class_weight(w, x, axis)
+    check_class_weight(w, x, axis)
     return _cross_entropy_probabilities(x, t, w, axis=axis, reduction=how, smoothing=float(label_smoothing))
-
-
-def mse_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    weight: ArrayLike | None = None,
-) -> jax.Array:
-    """`weight (input - target)^2`: the squared error.
-
-    Args:
-        input: predictions.
-        target: what they should be.
-        size_average: deprecated, see `reduction`.
-        reduce: deprecated, see `reduction`.
-        reduction: "none", "mean" or "sum".
-        weight: a factor for each element, of the input's shape. The mean is weighted by it.
-
-    Shape:
-        - Input: any; target: the same, or one that broadcasts with it (with a warning).
-        - Output: `()`, or the broadcast shape with "none".
-
-    Raises:
-        RuntimeError: the shapes don't broadcast.
-        ValueError: the weight has another size, or `reduction` is another word.
-        NotImplementedError: input and target are not floating-point.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule.nn import functional as F
-        >>> float(F.mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
-        2.0
-    """
-    x, t, w = unbox(input), unbox(target), unbox(weight)
-    if x.shape != t.shape:
-        message = (
-            f"Using a target size ({shape_list(t)}) that is different to the input size ({shape_list(x)}). This will "
-            "likely lead to incorrect results due to broadcasting. Please ensure they have the same size."
-        )
-        warnings.warn(message, UserWarning, stacklevel=2)
-    how = resolve_reduction(size_average, reduce, reduction)
-    broadcast_shape(x, t)
-    if not is_floating(x) and not is_floating(t):
-        require_inexact(x, "mse_loss")
-    if w is not None and w.shape != x.shape:
-        raise ValueError(f"Weights and input must have the same size, but got {shape_list(w)} and {shape_list(x)}.")
-    return _mse_loss(x, t, w, reduction=how)
-
-
-def binary_cross_entropy_with_logits(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: ArrayLike | None = None,
-) -> jax.Array:
-    """`-weight (pos_weight target log(s) + (1 - target) log(1 - s))` with `s = sigmoid(input)`, without overflow.
-
-    Args:
-        input: logits.
-        target: probabilities, floating-point, of the input's shape.
-        weight: a factor for each element, broadcast to the input.
-        size_average: deprecated, see `reduction`.
-        reduce: deprecated, see `reduction`.
-        reduction: "none", "mean" or "sum".
-        pos_weight: a factor for the positive term, broadcast to the input.
-
-    Shape:
-        - Input and target: any, the same.
-        - Output: `()`, or the input's with "none".
-
-    Raises:
-        ValueError: input and target have different sizes, or `reduction` is another word.
-        RuntimeError: a weight doesn't broadcast to the input, or the target is not floating-point.
-        NotImplementedError: the input is not floating-point.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxmodule.nn import functional as F
-        >>> round(float(F.binary_cross_entropy_with_logits(jnp.zeros(3), jnp.ones(3))), 4)
-        0.6931
-    """
-    how = resolve_reduction(size_average, reduce, reduction)
-    x, t, w, p = (unbox(array) for array in (input, target, weight, pos_weight))
-    if x.shape != t.shape:
-        raise ValueError(f"Target size ({shape_list(t)}) must be the same as input size ({shape_list(x)})")
-    require_inexact(x, "binary_cross_entropy_with_logits")
-    if not is_floating(t):
-        raise RuntimeError(f"binary_cross_entropy_with_logits expects a floating point target, but got {t.dtype.name}")
-    for name, array in (("weight", w), ("pos_weight", p)):
-        if array is not None and broadcast_shape(array, x) != x.shape:
-            raise RuntimeError(f"{name} of shape {shape_list(array)} doesn't broadcast to the input's {shape_list(x)}")
-    return _bce_with_logits(x, t, w, p, reduction=how)
-
-
-def _check_class_weight(weight: jax.Array | None, x: jax.Array, axis: int) -> None:
-    if weight is None:
-        return
-    classes = x.shape[axis]
-    if weight.shape != (classes,):
-        raise RuntimeError(
-            f"weight tensor should be defined either for all {classes} classes or no classes "
-            f"but got weight tensor of shape: {shape_list(weight)} for input of shape {shape_list(x)}"
-        )
-    if weight.dtype != x.dtype:
-        raise RuntimeError(f"expected scalar type {x.dtype.name} of the input for weight but found {weight.dtype.name}")
-
-
-def _check_class_targets(
-    x: jax.Array, target: jax.Array, weight: jax.Array | None, ignore_index: int
-) -> tuple[jax.Array, int]:
-    """The target shaped as the input without its class axis, and that axis."""
-    axis = 0 if x.ndim == 1 else 1
-    expected = x.shape[:axis] + x.shape[axis + 1 :]
-    sizes = f"input {shape_list(x)}, target {shape_list(target)}"
-    if x.ndim == 1 and target.shape == (1,):
-        target = target.reshape(())
-    if x.ndim <= 2 and target.ndim > 1:
-        raise RuntimeError(f"0D or 1D target tensor expected, multi-target not supported ({sizes})")
-    if target.ndim and x.ndim > 1 and target.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"Expected input batch_size ({x.shape[0]}) to match target batch_size ({target.shape[0]}): {sizes}"
-        )
-    if target.shape != expected:
-        raise RuntimeError(f"Expected target size {list(expected)}, got {shape_list(target)} (size mismatch: {sizes})")
-    if not is_integer(target):
-        raise RuntimeError(f"expected target dtype to be an integer one, but got {target.dtype.name} ({sizes})")
-    _check_class_weight(weight, x, axis)
-    _check_concrete_targets(target, x.shape[axis], ignore_index)
-    return target, axis
-
-
-def _check_concrete_targets(target: jax.Array, classes: int, ignore_index: int) -> None:
-    extremes = concrete_range(target)
-    if extremes is None or (extremes[0] >= 0 and extremes[1] < classes):
-        return
-    outside = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
-    if outside.size:
-        raise IndexError(f"Target {int(outside[0])} is out of bounds for {classes} classes.")

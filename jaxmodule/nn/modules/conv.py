@@ -1,120 +1,29 @@
-"""Convolution layers: one implementation, three numbers of dimensions."""
+"""Convolution layers and their transposes; what they do is in `_conv.py`, once."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import ClassVar, Literal
-
-import jax
-from jax.typing import DTypeLike
-
 from .. import functional as F
-from .. import init
-from ..functional._common import ArrayLike, IntOrTuple
-from ..functional.conv import pad_spatial, same_pads
-from ..module import Module
-from ..parameter import Parameter
-from .utils import Placement, empty_parameter, ntuple
+from ._conv import _ConvForwardNd, _ConvTransposeNd
+from ._conv import _ConvNd as _ConvNd  # code for torch looks for it here
+from ._lazy_bases import _LazyConvForward, _LazyConvTranspose
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d"]
-
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-
-
-class _ConvNd(Module):
-    _dimensions: ClassVar[int]
-    _function: ClassVar[Callable[..., jax.Array]]
-    weight: Parameter
-    bias: Parameter | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: IntOrTuple,
-        stride: IntOrTuple = 1,
-        padding: str | IntOrTuple = 0,
-        dilation: IntOrTuple = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: Placement | None = None,
-        dtype: DTypeLike | None = None,
-    ) -> None:
-        super().__init__()
-        n = self._dimensions
-        if groups <= 0:
-            raise ValueError(f"groups must be a positive integer, but got {groups}")
-        if in_channels % groups:
-            raise ValueError(f"in_channels must be divisible by groups, but got {in_channels} and {groups}")
-        if out_channels % groups:
-            raise ValueError(f"out_channels must be divisible by groups, but got {out_channels} and {groups}")
-        if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-            raise ValueError(
-                "padding_mode must be one of 'zeros', 'reflect', 'replicate' and 'circular', "
-                f"but got padding_mode={padding_mode!r}"
-            )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = ntuple("kernel_size", kernel_size, n)
-        self.stride = ntuple("stride", stride, n)
-        self.padding = padding if isinstance(padding, str) else ntuple("padding", padding, n)
-        self.dilation = ntuple("dilation", dilation, n)
-        self.groups = groups
-        self.padding_mode = padding_mode
-        self._check_padding_string()
-        self.weight = empty_parameter((out_channels, in_channels // groups, *self.kernel_size), device, dtype)
-        if bias:
-            self.bias = empty_parameter((out_channels,), device, dtype)
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
-
-    def _check_padding_string(self) -> None:
-        if not isinstance(self.padding, str):
-            return
-        if self.padding not in ("same", "valid"):
-            raise ValueError(f"Invalid padding string {self.padding!r}, should be one of 'same' and 'valid'")
-        if self.padding == "same" and max(self.stride) > 1:
-            raise ValueError(f"padding='same' is not supported for strided convolutions (stride={self.stride})")
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
-        if self.weight.size:
-            # With a = sqrt(5) He's bound is 1 / sqrt(fan_in), the one of the bias.
-            init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None and self.bias.size:
-            fan_in = math.prod(self.weight.shape[1:])
-            bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
-            init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, input: ArrayLike) -> jax.Array:
-        """Convolve the input."""
-        padding = self.padding
-        if self.padding_mode != "zeros" and padding != "valid":
-            if isinstance(padding, str):
-                pads = same_pads(self.kernel_size, self.dilation)
-            else:
-                pads = tuple((size, size) for size in padding)
-            input, padding = pad_spatial(input, pads, self.padding_mode), 0
-        convolve = type(self)._function
-        return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        """The constructor's arguments, those at their default left out."""
-        parts = [
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}",
-            f"padding={self.padding}" if self.padding != (0,) * self._dimensions else "",
-            f"dilation={self.dilation}" if self.dilation != (1,) * self._dimensions else "",
-            f"groups={self.groups}" if self.groups != 1 else "",
-            "bias=False" if self.bias is None else "",
-            f"padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else "",
-        ]
-        return ", ".join(part for part in parts if part)
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "LazyConv1d",
+    "LazyConv2d",
+    "LazyConv3d",
+    "LazyConvTranspose1d",
+    "LazyConvTranspose2d",
+    "LazyConvTranspose3d",
+]
 
 
-class Conv1d(_ConvNd):
+class Conv1d(_ConvForwardNd):
     """Cross-correlation of a signal with learned kernels: `y[o, i] = b[o] + sum_ck w[o, c, k] x[c, i s + k d]`.
 
     Args:
@@ -154,7 +63,7 @@ class Conv1d(_ConvNd):
     _function = staticmethod(F.conv1d)
 
 
-class Conv2d(_ConvNd):
+class Conv2d(_ConvForwardNd):
     """Cross-correlation of images with learned kernels: `Conv1d` over two spatial dimensions.
 
     Args:
@@ -194,7 +103,7 @@ class Conv2d(_ConvNd):
     _function = staticmethod(F.conv2d)
 
 
-class Conv3d(_ConvNd):
+class Conv3d(_ConvForwardNd):
     """Cross-correlation of volumes with learned kernels: `Conv1d` over three spatial dimensions.
 
     Args:
@@ -232,3 +141,277 @@ class Conv3d(_ConvNd):
 
     _dimensions = 3
     _function = staticmethod(F.conv3d)
+
+
+class ConvTranspose1d(_ConvTransposeNd):
+    """The transpose of `Conv1d`: each `x[c, i]` adds `x[c, i] w[c, o, k]` to `y[o, i * stride + k * dilation]`.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: the kernels' length.
+        stride: how far apart the windows lie that neighbouring elements add to.
+        padding: how much is cut off both ends: the padding of the `Conv1d` that this is the transpose of.
+        output_padding: how much longer the output is at its end; less than `stride` or `dilation`.
+        groups: into how many independent groups the channels are split.
+        bias: whether to add a number to each output channel.
+        dilation: the step between the elements of a kernel.
+        padding_mode: "zeros", the only one.
+        device: where the parameters live, a device or a sharding.
+        dtype: the parameters' dtype, float32 by default.
+
+    Shape:
+        - Input: `(N, C_in, L)` or `(C_in, L)`.
+        - `output_size`, an optional second input: the output's shape, or its last dimension, in place of the one that
+          `output_padding` gives; `stride` sizes are possible.
+        - Output: `(N, C_out, L_out)` or `(C_out, L_out)`, where
+          `L_out = (L - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1`.
+
+    Attributes:
+        weight: `(C_in, C_out / groups, kernel_size)`, from U(-k, k) with `k = (C_out / groups * kernel_size) ** -0.5`.
+        bias: `(C_out)`, from the same distribution, or None.
+
+    Raises:
+        ValueError: an argument is out of range; on call, no output has the `output_size`.
+        RuntimeError: on call, the input's rank, channels or dtype or another argument doesn't fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> nn.ConvTranspose1d(16, 33, 3, stride=2)(jnp.ones((20, 16, 50))).shape
+        (20, 33, 101)
+    """
+
+    _dimensions = 1
+    _function = staticmethod(F.conv_transpose1d)
+
+
+class ConvTranspose2d(_ConvTransposeNd):
+    """The transpose of `Conv2d`: `ConvTranspose1d` over two spatial dimensions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: the kernels' extent, one number or `(vertical, horizontal)`, as the four below.
+        stride: how far apart the windows lie that neighbouring elements add to.
+        padding: how much is cut off both sides: the padding of the `Conv2d` that this is the transpose of.
+        output_padding: how much larger the output is at its end; less than `stride` or `dilation`.
+        groups: into how many independent groups the channels are split.
+        bias: whether to add a number to each output channel.
+        dilation: the step between the elements of a kernel, one number or two.
+        padding_mode: "zeros", the only one.
+        device: where the parameters live, a device or a sharding.
+        dtype: the parameters' dtype, float32 by default.
+
+    Shape:
+        - Input: `(N, C_in, H, W)` or `(C_in, H, W)`.
+        - `output_size`, an optional second input: the output's shape, or its last two dimensions.
+        - Output: `(N, C_out, H_out, W_out)` or `(C_out, H_out, W_out)`, where
+          `H_out = (H - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1`.
+
+    Attributes:
+        weight: `(C_in, C_out / groups, K_H, K_W)`, from U(-k, k) with `k = (C_out / groups * K_H * K_W) ** -0.5`.
+        bias: `(C_out)`, from the same distribution, or None.
+
+    Raises:
+        ValueError: an argument is out of range; on call, no output has the `output_size`.
+        RuntimeError: on call, the input's rank, channels or dtype or another argument doesn't fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> image = jnp.ones((1, 16, 12, 12))
+        >>> halved = nn.Conv2d(16, 16, 3, stride=2, padding=1)(image)
+        >>> up = nn.ConvTranspose2d(16, 16, 3, stride=2, padding=1)
+        >>> up(halved).shape, up(halved, output_size=image.shape).shape
+        ((1, 16, 11, 11), (1, 16, 12, 12))
+    """
+
+    _dimensions = 2
+    _function = staticmethod(F.conv_transpose2d)
+
+
+class ConvTranspose3d(_ConvTransposeNd):
+    """The transpose of `Conv3d`: `ConvTranspose1d` over three spatial dimensions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: the kernels' extent, one number or one a dimension, as the four below.
+        stride: how far apart the windows lie that neighbouring elements add to.
+        padding: how much is cut off both sides: the padding of the `Conv3d` that this is the transpose of.
+        output_padding: how much larger the output is at its end; less than `stride` or `dilation`.
+        groups: into how many independent groups the channels are split.
+        bias: whether to add a number to each output channel.
+        dilation: the step between the elements of a kernel, one number or three.
+        padding_mode: "zeros", the only one.
+        device: where the parameters live, a device or a sharding.
+        dtype: the parameters' dtype, float32 by default.
+
+    Shape:
+        - Input: `(N, C_in, D, H, W)` or `(C_in, D, H, W)`.
+        - `output_size`, an optional second input: the output's shape, or its last three dimensions.
+        - Output: `(N, C_out, D_out, H_out, W_out)` or `(C_out, D_out, H_out, W_out)`, sizes as in `ConvTranspose1d`.
+
+    Attributes:
+        weight: `(C_in, C_out / groups, K_D, K_H, K_W)`, from U(-k, k) with
+            `k = (C_out / groups * K_D * K_H * K_W) ** -0.5`.
+        bias: `(C_out)`, from the same distribution, or None.
+
+    Raises:
+        ValueError: an argument is out of range; on call, no output has the `output_size`.
+        RuntimeError: on call, the input's rank, channels or dtype or another argument doesn't fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> nn.ConvTranspose3d(4, 8, 2, stride=2)(jnp.ones((2, 4, 2, 3, 4))).shape
+        (2, 8, 4, 6, 8)
+    """
+
+    _dimensions = 3
+    _function = staticmethod(F.conv_transpose3d)
+
+
+class LazyConv1d(_LazyConvForward, Conv1d):
+    """A `Conv1d` that takes `in_channels` from its first input, and then is a `Conv1d`.
+
+    Args: those of `Conv1d` without `in_channels`.
+
+    Attributes:
+        weight: as of `Conv1d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConv1d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8))).shape, layer.in_channels
+        ((2, 4, 6), 3)
+    """
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_LazyConvForward, Conv2d):
+    """A `Conv2d` that takes `in_channels` from its first input, and then is a `Conv2d`.
+
+    Args: those of `Conv2d` without `in_channels`.
+
+    Attributes:
+        weight: as of `Conv2d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConv2d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8, 8))).shape, layer.in_channels
+        ((2, 4, 6, 6), 3)
+    """
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_LazyConvForward, Conv3d):
+    """A `Conv3d` that takes `in_channels` from its first input, and then is a `Conv3d`.
+
+    Args: those of `Conv3d` without `in_channels`.
+
+    Attributes:
+        weight: as of `Conv3d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConv3d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8, 8, 8))).shape, layer.in_channels
+        ((2, 4, 6, 6, 6), 3)
+    """
+
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_LazyConvTranspose, ConvTranspose1d):
+    """A `ConvTranspose1d` that takes `in_channels` from its first input, and then is a `ConvTranspose1d`.
+
+    Args: those of `ConvTranspose1d` without `in_channels`.
+
+    Attributes:
+        weight: as of `ConvTranspose1d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConvTranspose1d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8))).shape, layer.in_channels
+        ((2, 4, 10), 3)
+    """
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_LazyConvTranspose, ConvTranspose2d):
+    """A `ConvTranspose2d` that takes `in_channels` from its first input, and then is a `ConvTranspose2d`.
+
+    Args: those of `ConvTranspose2d` without `in_channels`.
+
+    Attributes:
+        weight: as of `ConvTranspose2d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConvTranspose2d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8, 8))).shape, layer.in_channels
+        ((2, 4, 10, 10), 3)
+    """
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_LazyConvTranspose, ConvTranspose3d):
+    """A `ConvTranspose3d` that takes `in_channels` from its first input, and then is a `ConvTranspose3d`.
+
+    Args: those of `ConvTranspose3d` without `in_channels`.
+
+    Attributes:
+        weight: as of `ConvTranspose3d`; an `nn.UninitializedParameter` before the first call.
+        bias: likewise, or None.
+
+    Raises:
+        RuntimeError: on the first call, the input has another rank.
+        ValueError: on the first call, `groups` doesn't divide the channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxmodule import nn
+        >>> layer = nn.LazyConvTranspose3d(4, 3)
+        >>> layer(jnp.ones((2, 3, 8, 8, 8))).shape, layer.in_channels
+        ((2, 4, 10, 10, 10), 3)
+    """
+
+    cls_to_become = ConvTranspose3d

@@ -1,4 +1,4 @@
-"""The embedding table."""
+"""The embedding table, looked up in rows or in bags of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from jax.typing import DTypeLike
 
 from ...core.box import unbox
 from .. import functional as F
-from .. import init
 from ..functional._common import ArrayLike
-from ..functional.embedding import SPARSE_MESSAGE
+from ..functional._table import SPARSE_MESSAGE
 from ..module import Module
 from ..parameter import Parameter
+from ._embedding_bag import EmbeddingBag
+from ._table import draw_table, given_table, matrix_shape, padding_row
 from .utils import Placement, empty_parameter
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "EmbeddingBag"]
 
 
 class Embedding(Module):
@@ -77,38 +78,24 @@ class Embedding(Module):
         super().__init__()
         if sparse:
             raise ValueError(SPARSE_MESSAGE)
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise AssertionError(
-                    f"Padding_idx must be within num_embeddings, but got {padding_idx} for {num_embeddings} rows"
-                )
-            padding_idx %= num_embeddings
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.padding_idx = padding_idx
+        self.padding_idx = padding_row(padding_idx, num_embeddings)
         self.max_norm = max_norm
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq
         self.sparse = sparse
-        shape = (num_embeddings, embedding_dim)
         if _weight is None:
-            self.weight = empty_parameter(shape, device, dtype, requires_grad=not _freeze)
+            self.weight = empty_parameter((num_embeddings, embedding_dim), device, dtype, requires_grad=not _freeze)
             self.reset_parameters()
-            return
-        table = unbox(_weight)
-        if table.shape != shape:
-            raise AssertionError(
-                "Shape of weight does not match num_embeddings and embedding_dim: "
-                f"{list(table.shape)}, not {list(shape)}"
+        else:
+            self.weight = given_table(
+                _weight, (num_embeddings, embedding_dim), device, dtype, requires_grad=not _freeze
             )
-        table = table if dtype is None else table.astype(dtype)
-        self.weight = Parameter(table if device is None else jax.device_put(table, device), requires_grad=not _freeze)
 
     def reset_parameters(self) -> None:
         """Draw the table anew, with zeros at `padding_idx`."""
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            self.weight.value = self.weight.value.at[self.padding_idx].set(0)
+        draw_table(self.weight, self.padding_idx)
 
     def forward(self, input: ArrayLike) -> jax.Array:
         """Look the rows up."""
@@ -165,9 +152,7 @@ class Embedding(Module):
             [4.0, 5.5]
         """
         table = unbox(embeddings)
-        if table.ndim != 2:
-            raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, but is {list(table.shape)}")
-        rows, columns = table.shape
+        rows, columns = matrix_shape(table)
         return cls(
             rows,
             columns,

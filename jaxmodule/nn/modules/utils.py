@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,3 +44,46 @@ def ntuple(name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
     if len(values) != n:
         raise ValueError(f"{name} must be an int or a tuple of {n} ints, but got {values}")
     return values
+
+
+def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """What of a constructor's keyword arguments makes arrays: `device` and `dtype`, given so or in `factory_kwargs`.
+
+    Raises:
+        TypeError: there is another key, or one is given both ways.
+
+    Example:
+        >>> from jaxmodule import nn
+        >>> nn.factory_kwargs({"dtype": "float16", "factory_kwargs": {"device": None}})
+        {'device': None, 'dtype': 'float16'}
+    """
+    given = dict(kwargs or {})
+    found = dict(given.pop("factory_kwargs", {}))
+    if unknown := given.keys() - {"device", "dtype", "memory_format"}:
+        raise TypeError(f"unexpected kwargs {sorted(unknown)}")
+    if twice := given.keys() & found.keys():
+        raise TypeError(f"{', '.join(sorted(twice))} specified twice, in **kwargs and in factory_kwargs")
+    return {**found, **given}
+
+
+def consume_prefix_in_state_dict_if_present(state_dict: dict[str, Any], prefix: str) -> None:
+    """Take `prefix` off the names of a state dict that have it, in place; its `_metadata` too.
+
+    Example:
+        >>> from jaxmodule.nn.modules.utils import consume_prefix_in_state_dict_if_present
+        >>> state = {"module.weight": 1, "other": 2}
+        >>> consume_prefix_in_state_dict_if_present(state, "module.")
+        >>> state
+        {'weight': 1, 'other': 2}
+    """
+    metadata = getattr(state_dict, "_metadata", None)
+    renamed = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    state_dict.clear()
+    state_dict.update(renamed)
+    if metadata is not None:
+        # The whole model's own entry is "", what is below it has the prefix: "module" and "module.fc".
+        paths = {path: path.removeprefix(prefix) if path != prefix[:-1] else "" for path in metadata if path}
+        moved = {new: metadata[old] for old, new in paths.items()}
+        kept = {"": metadata[""]} if "" in metadata and "" not in moved else {}
+        metadata.clear()
+        metadata.update({**kept, **moved})

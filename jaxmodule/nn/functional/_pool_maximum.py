@@ -1,0 +1,238 @@
+"""The largest element of windows, which of them it is, and its gradient, one dimension after the other.
+
+A window is separable: pooling along the last dimension and then along the one before visits the sum of the kernel's
+extents instead of their product, and picks the same element where several are equal (torch's: the first of a maximum,
+the last of several NaNs).
+
+Small kernels are a running maximum of shifted slices: on CPU that was faster than XLA's window reduction by five, and
+its gradient, which keeps one int8 an output, than select-and-scatter by three. Large ones would make large programs:
+they are laid out along a dimension of their own where they don't overlap, or else found by doubling.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ._common import is_floating
+from ._pool_windows import MOST_SLICES, Cells, Window
+
+Windows = tuple[Window | Cells, ...]
+
+
+def lowest(x: jax.Array) -> float | int | np.generic:
+    """What is never larger than an element of `x`."""
+    return -np.inf if is_floating(x) else jnp.iinfo(x.dtype).min
+
+
+def _isnan(x: jax.Array) -> jax.Array | None:
+    return jnp.isnan(x) if is_floating(x) else None
+
+
+def _small(window: Window | Cells) -> bool:
+    return window.kernel <= MOST_SLICES
+
+
+def _running(taps: Sequence[jax.Array], window: Window | Cells) -> tuple[jax.Array, jax.Array]:
+    """The running maximum over a kernel and which of its elements it is, by torch's rule for equals and NaN."""
+    best = taps[0]
+    chosen = jnp.zeros(best.shape, jnp.int8)
+    inside = window.inside()
+    for i, tap in enumerate(taps[1:], start=1):
+        better, nan = tap > best, _isnan(tap)
+        if nan is not None:
+            better = better | nan
+        first = inside[:, i] & ~inside[:, :i].any(1)
+        if first.any():  # padding never wins, not even against an input of -inf
+            better = better | jnp.broadcast_to(window.along(first, tap.ndim), tap.shape)
+        best = jnp.where(better, tap, best)
+        chosen = jnp.where(better, chosen.dtype.type(i), chosen)
+    return best, chosen
+
+
+def choose_laid(x: jax.Array, axis: int, inside: np.ndarray | None = None) -> tuple[jax.Array, jax.Array]:
+    """The maximum along `axis + 1` and where it is, by torch's rule; of nothing but padding, the first.
+
+    Comparing with the maximum was faster on CPU than an argmax by ten. `inside`: `(out, kernel)`, all if None.
+    """
+    best = lax.reduce_max(x, axes=(axis + 1,))
+    steps = lax.broadcasted_iota(jnp.int32, x.shape, axis + 1)
+    found = x == jnp.expand_dims(best, axis + 1)
+    if inside is not None and not inside.all():
+        found = found & jnp.broadcast_to(inside.reshape(*inside.shape, *(1,) * (x.ndim - axis - 2)), x.shape)
+    kernel = x.shape[axis + 1]
+    chosen = jnp.min(jnp.where(found, steps, kernel), axis + 1)
+    chosen = jnp.where(chosen == kernel, 0, chosen)
+    nan = _isnan(x)
+    if nan is not None:
+        last = jnp.max(jnp.where(nan, steps, -1), axis + 1)
+        chosen = jnp.where(last >= 0, last, chosen)
+        best = jnp.where(last >= 0, best.dtype.type(np.nan), best)  # see _max_value
+    return best, chosen
+
+
+def _better(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The larger of two values with their positions, by torch's rule. A pair is equal to itself."""
+    (x, i), (y, j) = a, b
+    second = (y > x) | ((y == x) & (j < i))
+    x_nan, y_nan = _isnan(x), _isnan(y)
+    if x_nan is not None and y_nan is not None:
+        second = jnp.where(x_nan | y_nan, y_nan & (~x_nan | (j > i)), second)
+    return jnp.where(second, y, x), jnp.where(second, j, i)
+
+
+def _choose_by_doubling(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
+    """Maxima of 2, 4, 8, ... elements from those of half as many, and the kernel's from two that overlap."""
+    axis, far = window.axis, np.int32(2**31 - 1)
+    position = window.pad(lax.broadcasted_iota(jnp.int32, x.shape, axis), far)  # padding loses against its equals
+    pair = window.pad(x, lowest(x)), position
+
+    def part(start: int, stop: int, step: int = 1) -> tuple[jax.Array, jax.Array]:
+        return lax.slice_in_dim(pair[0], start, stop, step, axis), lax.slice_in_dim(pair[1], start, stop, step, axis)
+
+    width = 1
+    while 2 * width <= window.kernel:
+        shift = width * window.dilation
+        count = pair[0].shape[axis] - shift
+        pair = _better(part(0, count), part(shift, shift + count))
+        width *= 2
+    span, rest = (window.out - 1) * window.stride + 1, (window.kernel - width) * window.dilation
+    best, position = part(0, span, window.stride)
+    if rest:
+        best, position = _better((best, position), part(rest, rest + span, window.stride))
+    start = jnp.broadcast_to(window.along(window.positions()[:, 0].astype(np.int32), x.ndim), position.shape)
+    return best, jnp.where(position == far, 0, (position - start) // window.dilation)
+
+
+def choose(x: jax.Array, window: Window | Cells) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each window along its dimension, and which element of the window it is."""
+    if isinstance(window, Cells):
+        if _small(window):
+            return _running(window.taps(x), window)
+        return choose_laid(window.lay(x), window.axis)
+    if _small(window):
+        return _running(window.taps(x, lowest(x)), window)
+    if window.apart:
+        return choose_laid(window.lay(x, lowest(x)), window.axis, window.inside())
+    return _choose_by_doubling(x, window)
+
+
+def _coordinates(chosen: jax.Array, window: Window | Cells) -> jax.Array:
+    """From elements of windows to coordinates in the input."""
+
+    def along(values: np.ndarray) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(window.along(values, chosen.ndim), int), chosen.shape)
+
+    start, chosen = along(window.positions()[:, 0]), chosen.astype(int)
+    if isinstance(window, Window):
+        return start + chosen * window.dilation
+    return start + jnp.minimum(chosen, along(window.counts() - 1))  # a repetition stands for the cell's last element
+
+
+def select(x: jax.Array, window: Window | Cells, chosen: jax.Array) -> jax.Array:
+    """The chosen elements of the windows of `x`, 0 in the padding. Linear in `x`."""
+    zero = x.dtype.type(0)
+    if isinstance(window, Window) and _small(window):
+        # Transposes to a sum of padded slices.
+        picked = [jnp.where(chosen == i, tap, zero) for i, tap in enumerate(window.taps(x, 0))]
+        return functools.reduce(jnp.add, picked)
+    if isinstance(window, Window) and window.apart:
+        laid, axis = window.lay(x, 0), window.axis + 1
+        here = lax.broadcasted_iota(jnp.int32, laid.shape, axis) == jnp.expand_dims(chosen, axis)
+        return lax.reduce_sum(jnp.where(here, laid, zero), axes=(axis,))
+    index = _coordinates(chosen, window)
+    if isinstance(window, Window):
+        x, index = window.pad(x, 0), index + window.padding
+    return jnp.take_along_axis(x, index, window.axis)
+
+
+def _max_value(x: jax.Array, window: Window | Cells) -> jax.Array:
+    if isinstance(window, Cells):
+        if _small(window):
+            return functools.reduce(jnp.maximum, window.taps(x))
+        laid, axis = window.lay(x), window.axis + 1
+        best, nan = lax.reduce_max(laid, axes=(axis,)), _isnan(laid)
+        # On CPU a reduction along the last dimension (but no window reduction) may lose a NaN: seen in JAX 0.10.2.
+        return best if nan is None else jnp.where(jnp.any(nan, axis), best.dtype.type(np.nan), best)
+    if _small(window):
+        return functools.reduce(jnp.maximum, window.taps(x, lowest(x)))
+    return reduce_window(x, window, lax.max, lowest(x))
+
+
+def reduce_window(x: jax.Array, window: Window, operation: Any, start: float | int | np.generic) -> jax.Array:
+    """XLA's own window reduction along one dimension."""
+    shape, strides, dilations, padding = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+    axis = window.axis
+    shape[axis], strides[axis], dilations[axis] = window.kernel, window.stride, window.dilation
+    padding[axis] = (window.padding, window.pad_high)
+    y = lax.reduce_window(x, np.asarray(start, x.dtype), operation, shape, strides, padding, window_dilation=dilations)
+    return lax.slice_in_dim(y, 0, window.out, axis=axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def max_along(x: jax.Array, window: Window | Cells) -> jax.Array:
+    """The maximum of each window along its dimension."""
+    return _max_value(x, window)
+
+
+@max_along.defjvp
+def _max_along_jvp(
+    window: Window | Cells, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    best, chosen = choose(primals[0], window)
+    return best, select(tangents[0], window, chosen)
+
+
+def max_of_windows(x: jax.Array, windows: Windows) -> jax.Array:
+    """The maximum of each window."""
+    for window in reversed(windows):
+        x = max_along(x, window)
+    return x
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def max_with_indices(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
+    """The maximum of each window, and its flat index in the pooled dimensions."""
+    best, index, _ = _search(x, windows, None)
+    return best, index
+
+
+@max_with_indices.defjvp
+def _max_with_indices_jvp(
+    windows: Windows, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, np.ndarray]]:
+    best, index, tangent = _search(primals[0], windows, tangents[0])
+    return (best, index), (tangent, np.zeros(index.shape, jax.dtypes.float0))
+
+
+def _search(x: jax.Array, windows: Windows, tangent: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """The maxima, their flat indices, and what `tangent`, if there is one, has at these."""
+    flat, scale = jnp.zeros((), int), 1
+    for window in reversed(windows):
+        x, chosen = choose(x, window)
+        carried = select(flat, window, chosen) if flat.ndim else jnp.broadcast_to(flat, x.shape)
+        flat = carried + _coordinates(chosen, window) * scale
+        tangent = None if tangent is None else select(tangent, window, chosen)
+        scale *= window.size
+    return x, _of_padding_alone(flat, windows), tangent
+
+
+def _of_padding_alone(flat: jax.Array, windows: Windows) -> jax.Array:
+    """The index of a window that has no element (dilation steps over a small input): of its first corner, as torch."""
+    alone, corner, scale = np.zeros(1, bool), np.zeros(1, int), 1
+    for window in reversed(windows):
+        first = window.positions()[:, 0]
+        step = window.dilation if isinstance(window, Window) else 1
+        corner = corner + window.along(np.where(first < 0, first % step, first), flat.ndim) * scale
+        alone = alone | window.along(np.logical_not(window.inside().any(axis=1)), flat.ndim)
+        scale *= window.size
+    if not alone.any():
+        return flat
+    corner = jnp.broadcast_to(jnp.asarray(corner, flat.dtype), flat.shape)
+    return jnp.where(jnp.broadcast_to(alone, flat.shape), corner, flat)
