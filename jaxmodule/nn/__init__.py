@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import common_types, functional, init, parallel
+from . import attention, common_types, functional, grad, init, parallel, utils
 from .hooks import (
     register_module_backward_hook,
     register_module_buffer_registration_hook,
@@ -27,9 +27,11 @@ __all__ = [
     "Parameter",
     "UninitializedBuffer",
     "UninitializedParameter",
+    "attention",
     "common_types",
     "factory_kwargs",
     "functional",
+    "grad",
     "init",
     "parallel",
     "register_module_backward_hook",
@@ -40,10 +42,11 @@ __all__ = [
     "register_module_full_backward_pre_hook",
     "register_module_module_registration_hook",
     "register_module_parameter_registration_hook",
+    "utils",
     *_modules,
 ]
 
-_AO = "torch has deprecated it in favour of torch.ao: quantise arrays with `jax.lax` or a library made for it (AQT, Qwix)."
+_AO = "torch has deprecated it in favour of torch.ao: quantise arrays with a library made for it, such as AQT or Qwix."
 _ABSENT = dict.fromkeys(("intrinsic", "qat", "quantizable", "quantized"), _AO)
 
 

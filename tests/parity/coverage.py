@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -84,8 +84,9 @@ DIFFERS = {"nn.functional.scaled_dot_product_attention": "torch's docstring leav
 
 # What torch's files import and do not own.
 _FOREIGN = frozenset(
-    "ABC Any BroadcastingList1 BroadcastingList2 BroadcastingList3 Callable DType Generic Iterable Iterator Literal Optional ParamSpec Sequence Tensor TypeVar Union "
-    "TYPE_CHECKING abstractmethod deepcopy inspect math numbers torch warnings T".split()
+    "ABC Any BroadcastingList1 BroadcastingList2 BroadcastingList3 Callable DType Generic Iterable Iterator Literal "
+    "Optional ParamSpec Sequence T TYPE_CHECKING Tensor TypeVar Union abstractmethod deepcopy inspect math numbers "
+    "torch warnings".split()
 )
 
 
@@ -216,12 +217,15 @@ def missing_methods() -> Iterator[str]:
     nn = importlib.import_module("jaxmodule.nn")
     for name in public_names("nn"):
         theirs, ours = getattr(torch.nn, name), getattr(nn, name, None)
-        if not (isinstance(theirs, type) and issubclass(theirs, torch.nn.Module)) or ours is None:
+        if not (isinstance(theirs, type) and issubclass(theirs, torch.nn.Module)) or f"nn.{name}" in REFUSES:
             continue
         for cls in theirs.__mro__:
             if cls.__module__.startswith("torch.nn"):
-                for method in vars(cls):
-                    if not method.startswith("_") and not hasattr(ours, method) and method not in cls.__annotations__:
+                annotated = vars(cls).get("__annotations__", {})  # TorchScript's constants
+                for method, value in list(vars(cls).items()):
+                    if method.startswith("_") or method in annotated or isinstance(value, TypeVar):
+                        continue
+                    if not hasattr(ours, method):
                         yield f"{name}.{method}"
 
 

@@ -5,6 +5,7 @@ Tolerances are relative to the largest value of the tensor compared; the default
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -47,17 +48,22 @@ def torch_gradient(f: Any, x: np.ndarray) -> tuple[Any, Any]:
     return value, tensor.grad
 
 
+@functools.cache
+def program(**options: Any) -> Any:
+    """Compiled once for all arrays of the same shapes."""
+
+    def run(x: jax.Array, targets: Any, inputs: Any, lengths: Any) -> tuple[Any, Any]:
+        return gradient(lambda x: F.ctc_loss(x, targets, inputs, lengths, **options), x)  # pyright: ignore
+
+    return jax.jit(run)
+
+
 def check(x: np.ndarray, targets: Any, inputs: Any, lengths: Any, rtol: float = 1e-5, **options: Any) -> None:
     """Eagerly, where the lengths are known, and compiled, where they are not."""
     theirs = torch_gradient(lambda x: TF.ctc_loss(x, to_torch(targets), inputs, lengths, **options), x)
-
-    def known(x: jax.Array) -> jax.Array:
-        return F.ctc_loss(x, targets, inputs, lengths, **options)
-
-    def traced(x: jax.Array, targets: Any, inputs: Any, lengths: Any) -> tuple[Any, Any]:
-        return gradient(lambda x: F.ctc_loss(x, targets, inputs, lengths, **options), x)  # pyright: ignore
-
-    for value, found in (gradient(known, x), jax.jit(traced)(x, targets, inputs, lengths)):
+    known = gradient(lambda x: F.ctc_loss(x, targets, inputs, lengths, **options), x)
+    traced = program(**options)(x, targets, np.array(inputs), np.array(lengths))
+    for value, found in (known, traced):
         assert_close(value, theirs[0], rtol)
         assert_close(found, theirs[1], rtol, "gradient")
 
@@ -71,10 +77,11 @@ LENGTHS = [
 ]
 
 
-@pytest.mark.parametrize("concatenated", [False, True])
-@pytest.mark.parametrize("zero_infinity", [False, True])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("inputs", "lengths"), LENGTHS)
+@pytest.mark.parametrize(
+    ("reduction", "zero_infinity", "concatenated"),
+    [(r, z, False) for r in REDUCTIONS for z in (False, True)] + [("none", False, True), ("mean", True, True)],
+)
 def test_lengths(inputs: Any, lengths: Any, reduction: str, zero_infinity: bool, concatenated: bool) -> None:
     targets = np.concatenate([row[:n] for row, n in zip(TARGETS, lengths, strict=True)]) if concatenated else TARGETS
     check(X, targets, inputs, lengths, reduction=reduction, zero_infinity=zero_infinity)
@@ -136,9 +143,9 @@ def test_the_gradient_of_logits_is_the_true_one() -> None:
 
     with jax.enable_x64(True):
         x = jnp.asarray(X, jnp.float64)
-        found, direction = jax.grad(loss)(x), jnp.asarray(np.random.default_rng(1).standard_normal(X.shape))
+        direction = jnp.asarray(np.random.default_rng(1).standard_normal(X.shape))
         slope = (loss(x + 1e-5 * direction) - loss(x - 1e-5 * direction)) / 2e-5
-        np.testing.assert_allclose(jnp.sum(found * direction), slope, rtol=1e-8)
+        np.testing.assert_allclose(jnp.sum(jax.grad(loss)(x) * direction), slope, rtol=1e-8)
 
 
 def test_a_long_input_is_as_exact_as_in_torch() -> None:
@@ -147,8 +154,6 @@ def test_a_long_input_is_as_exact_as_in_torch() -> None:
     x -= np.log(np.exp(x).sum(2, keepdims=True))
     targets = generator.integers(1, 20, (2, 60))
     check(x, targets, (300, 250), (60, 50), rtol=2e-3, reduction="sum")  # float32 sums of 300 logarithms
-    with jax.enable_x64(True):
-        check(x.astype(np.float64), targets, (300, 250), (60, 50), rtol=1e-10, reduction="sum")
 
 
 def test_double_and_half_precision() -> None:
@@ -239,31 +244,27 @@ def test_layer() -> None:
     assert_close(jm.jit(layer)(X, targets, np.array([2, 5]), np.array([3, 2])), expected)
 
 
-def any_case(data: st.DataObject) -> None:
-    times, batch, classes, longest = (data.draw(st.integers(1, high)) for high in (6, 3, 4, 4))
-    classes += 1
-    blank = data.draw(st.integers(0, classes - 1))
+def any_case(data: st.DataObject, times: int, batch: int, classes: int, longest: int, reduction: str) -> None:
+    blank = data.draw(st.sampled_from([0, classes - 1]))
     label = st.sampled_from([c for c in range(classes) if c != blank])
     rows = data.draw(st.lists(st.lists(label, max_size=longest), min_size=batch, max_size=batch))
     inputs = data.draw(st.lists(st.integers(0, times), min_size=batch, max_size=batch))
-    lengths = [len(row) for row in rows]
-    if data.draw(st.booleans()):
-        targets = np.array(sum(rows, []), np.int64)
-    else:
-        targets = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
+    targets = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
     x = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal((times, batch, classes)).astype(np.float32)
-    options = {"blank": blank, "reduction": data.draw(st.sampled_from(REDUCTIONS))}
-    check(x, targets, tuple(inputs), tuple(lengths), zero_infinity=data.draw(st.booleans()), **options)
+    options = {"blank": blank, "reduction": reduction, "zero_infinity": data.draw(st.booleans())}
+    check(x, targets, tuple(inputs), tuple(len(row) for row in rows), **options)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_lengths_and_labels(data: st.DataObject) -> None:
-    any_case(data)
+    any_case(data, 5, 2, 4, 3, "none")  # always of these shapes: compiling is what a test costs
 
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.data())
-def test_many_lengths_and_labels(data: st.DataObject) -> None:
-    any_case(data)
+@given(
+    st.data(), st.integers(1, 6), st.integers(1, 3), st.integers(2, 5), st.integers(0, 4), st.sampled_from(REDUCTIONS)
+)
+def test_any_shapes(data: st.DataObject, times: int, batch: int, classes: int, longest: int, reduction: str) -> None:
+    any_case(data, times, batch, classes, longest, reduction)

@@ -151,6 +151,16 @@ def test_more_cropped_than_there_is(mode: str, pads: tuple[int, int]) -> None:
         compare_pad(x, pads, mode)
 
 
+@pytest.mark.parametrize("pads", [(0, 0, 0, -1), (-3, 0, 0, 0), (-4, 0, 0, 0), (-3, 0, -1, 0)], ids=str)
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_dimensions_with_nothing_left(mode: str, pads: tuple[int, ...]) -> None:
+    x = normal(1, 1, 3)
+    if min(pads) == -4 or pads.count(0) == 2:
+        both_raise(x, pads, mode, match="is too small")
+    else:
+        compare(lambda x: F.pad(x, pads, mode), lambda x: TF.pad(x, pads, mode), [x], gradients=False)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pads", [(5, 0), (0, 5), (6, 0), (0, 6), (4, 4)], ids=str)
 def test_large_padding(mode: str, pads: tuple[int, int]) -> None:

@@ -145,6 +145,22 @@ def test_max_pool_of_large_windows(size: tuple[int, int], options: dict[str, Any
         both("max_pool2d", [x], **options, indices=indices)
 
 
+@pytest.mark.parametrize("kernel", [3, 20, (1, 64), (64, 1), 64])
+def test_no_nan_is_lost_in_large_arrays(kernel: Any) -> None:
+    """XLA's own reductions lose some on CPU."""
+    x = normal(2, 8, 64, 64)
+    x = np.where(np.random.default_rng(2).random(x.shape) < 0.002, NAN, np.where(x > 0.5, -INF, x)).astype(np.float32)
+    calls: list[tuple[str, Any]] = [("max_pool2d", (kernel, 3)), ("max_pool2d", (kernel,)), ("avg_pool2d", (kernel,))]
+    if kernel in (3, 64):
+        calls += [(f"adaptive_{kind}_pool2d", (64 // kernel,)) for kind in ("max", "avg")]
+    for name, args in calls:
+        found, expected = ours(name)(x, *args), theirs(name)(to_torch(x), *args)
+        assert_close(found, expected)
+        assert_close(
+            jax.jvp(lambda x, n=name, a=args: ours(n)(x, *a), (jnp.asarray(x),), (jnp.ones(x.shape),))[0], expected
+        )
+
+
 def test_programs_of_large_windows_are_small() -> None:
     x = jnp.ones((1, 400, 400))
     for pool, stride, lines in ((F.max_pool2d, 1, 1200), (F.max_pool2d, None, 400), (F.avg_pool2d, 1, 400)):

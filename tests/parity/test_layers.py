@@ -202,7 +202,7 @@ def test_implicit_softmax_dimension_warns() -> None:
 EDGES = {"empty": lambda x: x[:0], "one": lambda x: x[:1], "none": lambda x: x[0]}
 
 
-@every_layer
+@every()
 @pytest.mark.parametrize("edge", EDGES)
 def test_batches_of_none_and_one_and_no_batch(row: Row, edge: str) -> None:
     """What torch makes of each, an error's type included, unless the row says why not."""

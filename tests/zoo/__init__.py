@@ -14,6 +14,7 @@ import pytest
 from tests.zoo import (
     activation,
     adaptive,
+    attention,
     conv,
     distance,
     dropout,
@@ -47,6 +48,7 @@ __all__ = [
 FAMILIES = (
     activation,
     adaptive,
+    attention,
     conv,
     distance,
     dropout,

@@ -23,6 +23,7 @@ ROWS = [
         "PixelUnshuffle",
         normal(2, 3, 4, 6),
         (2,),
+        edges={"empty": "torch gives an empty input back as it is"},
         bad=(
             Bad(RuntimeError, "height to be divisible by downscale_factor", inputs=(zeros(1, 1, 3, 4),)),
             Bad(RuntimeError, "width to be divisible by downscale_factor", inputs=(zeros(1, 1, 4, 3),)),

@@ -236,13 +236,17 @@ class BlockMask:
         pictures = []
         for count, index in enumerate(itertools.product(*map(range, dense.shape[:-2]))):
             if count == limit:
-                pictures.append("...\nTo print out more, set BlockMask.to_string(limit=N), or index the mask")
+                pictures += [
+                    "...",
+                    "To print out more, set BlockMask.to_string(limit=N)",
+                    "You can also index (BlockMask[batch, head]) to choose a specific batch or head",
+                ]
                 break
             lines = [
                 "".join(_shade(dense[index][r : r + steps[0], c : c + steps[1]]) for c in range(0, columns, steps[1]))
                 for r in range(0, rows, steps[0])
             ]
-            pictures.append("\n".join([str(index), *(line.rstrip() for line in lines), ""]))
+            pictures.append("\n".join([str(index), *lines, ""]))
         return "\n".join(pictures)
 
     def __str__(self) -> str:

@@ -8,14 +8,15 @@ import warnings
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ...core.box import unbox
 from ..functional._common import ArrayLike, is_floating, shape_list
 from ._block_mask import BlockMask, visible_columns, within_blocks
+from ._create import create_block_mask
 from ._flex import BLOCK, ScoreMod, Segment, attend
 from ._mask_mods import and_masks, create_mask, noop_mask, or_masks, sliced_mask_mod
-from .create_block_mask import create_block_mask
 
 __all__ = [
     "AuxOutput",
@@ -128,7 +129,7 @@ def flex_attention(
         >>> import jax.numpy as jnp
         >>> from jaxmodule.nn.attention.flex_attention import create_block_mask, flex_attention
         >>> def nearer_is_louder(score, b, h, q, k):
-        ...     return score - 0.1 * (q - k)
+        ...     return score - 0.1 * (q - k).astype(score.dtype)
         >>> mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 300, 300)
         >>> x = jnp.ones((2, 4, 300, 16))
         >>> flex_attention(x, x, x, nearer_is_louder, mask).shape
@@ -149,7 +150,7 @@ def flex_attention(
         mask_mod = within_blocks(block_mask)
         segments = _segments(visible_columns(block_mask), q.shape[-2], k.shape[-2], block_mask.BLOCK_SIZE)
     if k.shape[0] != q.shape[0]:
-        k, v = (x.repeat(q.shape[0], 0) for x in (k, v))
+        k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
     found = attend(

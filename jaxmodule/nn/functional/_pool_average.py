@@ -11,7 +11,6 @@ import numpy as np
 from jax import lax
 
 from ._common import is_integer, opmath_dtype
-from ._pool_maximum import reduce_window
 from ._pool_windows import MOST_SLICES, Cells, Window
 
 
@@ -24,7 +23,11 @@ def _sum_dtype(x: jax.Array) -> Any:
 def _sum_along(x: jax.Array, window: Window) -> jax.Array:
     if window.kernel <= MOST_SLICES:
         return functools.reduce(jnp.add, window.taps(x, 0))
-    return reduce_window(x, window, lax.add, 0)
+    shape, strides, padding = [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+    shape[window.axis], strides[window.axis] = window.kernel, window.stride
+    padding[window.axis] = (window.padding, window.pad_high)
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, shape, strides, padding)
+    return lax.slice_in_dim(total, 0, window.out, axis=window.axis)
 
 
 def _count(window: Window, include_pad: bool) -> np.ndarray:

@@ -12,7 +12,7 @@ they are laid out along a dimension of their own where they don't overlap, or el
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from ._common import is_floating
 from ._pool_windows import MOST_SLICES, Cells, Window
 
 Windows = tuple[Window | Cells, ...]
+State = tuple[jax.Array, ...]
 
 
 def lowest(x: jax.Array) -> float | int | np.generic:
@@ -73,11 +74,11 @@ def choose_laid(x: jax.Array, axis: int, inside: np.ndarray | None = None) -> tu
     if nan is not None:
         last = jnp.max(jnp.where(nan, steps, -1), axis + 1)
         chosen = jnp.where(last >= 0, last, chosen)
-        best = jnp.where(last >= 0, best.dtype.type(np.nan), best)  # see _max_value
+        best = jnp.where(last >= 0, best.dtype.type(np.nan), best)  # see _max_laid
     return best, chosen
 
 
-def _better(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _better(a: State, b: State) -> State:
     """The larger of two values with their positions, by torch's rule. A pair is equal to itself."""
     (x, i), (y, j) = a, b
     second = (y > x) | ((y == x) & (j < i))
@@ -87,25 +88,27 @@ def _better(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> t
     return jnp.where(second, y, x), jnp.where(second, j, i)
 
 
-def _choose_by_doubling(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    """Maxima of 2, 4, 8, ... elements from those of half as many, and the kernel's from two that overlap."""
-    axis, far = window.axis, np.int32(2**31 - 1)
-    position = window.pad(lax.broadcasted_iota(jnp.int32, x.shape, axis), far)  # padding loses against its equals
-    pair = window.pad(x, lowest(x)), position
+def _double(state: State, window: Window, combine: Callable[[State, State], State]) -> State:
+    """Of padded arrays, what `combine` makes of 2, 4, 8, ... elements, and of the kernel's from two that overlap."""
 
-    def part(start: int, stop: int, step: int = 1) -> tuple[jax.Array, jax.Array]:
-        return lax.slice_in_dim(pair[0], start, stop, step, axis), lax.slice_in_dim(pair[1], start, stop, step, axis)
+    def part(start: int, stop: int, step: int = 1) -> State:
+        return tuple(lax.slice_in_dim(x, start, stop, step, window.axis) for x in state)
 
     width = 1
     while 2 * width <= window.kernel:
         shift = width * window.dilation
-        count = pair[0].shape[axis] - shift
-        pair = _better(part(0, count), part(shift, shift + count))
+        count = state[0].shape[window.axis] - shift
+        state = combine(part(0, count), part(shift, shift + count))
         width *= 2
     span, rest = (window.out - 1) * window.stride + 1, (window.kernel - width) * window.dilation
-    best, position = part(0, span, window.stride)
-    if rest:
-        best, position = _better((best, position), part(rest, rest + span, window.stride))
+    first = part(0, span, window.stride)
+    return combine(first, part(rest, rest + span, window.stride)) if rest else first
+
+
+def _choose_by_doubling(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
+    far = np.int32(2**31 - 1)  # padding loses against its equals
+    position = window.pad(lax.broadcasted_iota(jnp.int32, x.shape, window.axis), far)
+    best, position = _double((window.pad(x, lowest(x)), position), window, _better)
     start = jnp.broadcast_to(window.along(window.positions()[:, 0].astype(np.int32), x.ndim), position.shape)
     return best, jnp.where(position == far, 0, (position - start) // window.dilation)
 
@@ -153,26 +156,18 @@ def select(x: jax.Array, window: Window | Cells, chosen: jax.Array) -> jax.Array
 
 
 def _max_value(x: jax.Array, window: Window | Cells) -> jax.Array:
-    if isinstance(window, Cells):
-        if _small(window):
-            return functools.reduce(jnp.maximum, window.taps(x))
-        laid, axis = window.lay(x), window.axis + 1
-        best, nan = lax.reduce_max(laid, axes=(axis,)), _isnan(laid)
-        # On CPU a reduction along the last dimension (but no window reduction) may lose a NaN: seen in JAX 0.10.2.
-        return best if nan is None else jnp.where(jnp.any(nan, axis), best.dtype.type(np.nan), best)
     if _small(window):
-        return functools.reduce(jnp.maximum, window.taps(x, lowest(x)))
-    return reduce_window(x, window, lax.max, lowest(x))
+        taps = window.taps(x) if isinstance(window, Cells) else window.taps(x, lowest(x))
+        return functools.reduce(jnp.maximum, taps)
+    if isinstance(window, Window) and not window.apart:
+        return _double((window.pad(x, lowest(x)),), window, lambda a, b: (jnp.maximum(a[0], b[0]),))[0]
+    return _max_laid(window.lay(x) if isinstance(window, Cells) else window.lay(x, lowest(x)), window.axis + 1)
 
 
-def reduce_window(x: jax.Array, window: Window, operation: Any, start: float | int | np.generic) -> jax.Array:
-    """XLA's own window reduction along one dimension."""
-    shape, strides, dilations, padding = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
-    axis = window.axis
-    shape[axis], strides[axis], dilations[axis] = window.kernel, window.stride, window.dilation
-    padding[axis] = (window.padding, window.pad_high)
-    y = lax.reduce_window(x, np.asarray(start, x.dtype), operation, shape, strides, padding, window_dilation=dilations)
-    return lax.slice_in_dim(y, 0, window.out, axis=axis)
+def _max_laid(x: jax.Array, axis: int) -> jax.Array:
+    best, nan = lax.reduce_max(x, axes=(axis,)), _isnan(x)
+    # On CPU XLA's reductions and window reductions by maximum may lose NaNs, from 4096 elements (seen in JAX 0.10.2).
+    return best if nan is None else jnp.where(jnp.any(nan, axis), best.dtype.type(np.nan), best)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

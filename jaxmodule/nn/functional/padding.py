@@ -196,8 +196,6 @@ def _check_extent(x: jax.Array, pads: Pads, mode: str) -> None:
                 "Padding value causes wrapping around more than once: "
                 f"padding {(low, high)} of a dimension of size {size} of input {shape_list(x)}"
             )
-        if mode != "circular" and size + low + high < 1:
-            raise RuntimeError(
-                f"input {shape_list(x)} is too small: padding {(low, high)} of a dimension of size {size} "
-                f"leaves {size + low + high}"
-            )
+    left = [size + low + high for size, low, high in _sizes(x, pads)]
+    if mode != "circular" and (max(left) < 1 or min(left) < 0):  # torch lets some of the sizes be 0
+        raise RuntimeError(f"input {shape_list(x)} is too small: padding {pads} leaves {left} of its last dimensions")
