@@ -155,7 +155,9 @@ def test_state_dict_round_trip(row: Row) -> None:
     assert_same(row.run(fresh.eval(), row.inputs(1)), row.run(module.eval(), row.inputs(1)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float16, marks=pytest.mark.slow), jnp.bfloat16], ids=["float16", "bfloat16"]
+)
 @every_layer
 def test_half_precision_stays_half_and_is_near_single(row: Row, dtype: Any) -> None:
     module, single = row.make().to(dtype), row.make()

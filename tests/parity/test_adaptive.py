@@ -14,6 +14,8 @@ import jaxmodule as jm
 from jaxmodule import nn
 from tests.parity.oracle import assert_close, same_error, to_torch
 
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+
 FEATURES, CLASSES = 8, 20
 ARGUMENTS = [
     {"cutoffs": [5]},

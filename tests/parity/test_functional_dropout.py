@@ -55,12 +55,9 @@ def test_whole_channels_are_dropped(name: str, shape: tuple[int, ...], leading: 
     y = np.asarray(getattr(F, name)(jnp.ones(shape), p, training=True)).reshape(*shape[:leading], -1)
     assert (y == y[..., :1]).all()
     channels = y[..., 0]
-    low = dropped_alpha(p) if "alpha" in name else 0.0
-    kept = (
-        1 / (1 - p)
-        if low == 0
-        else low - dropped_alpha(p) * 0 + (1 - SATURATION) / math.sqrt(0.7 * (1 + 0.3 * SATURATION**2))
-    )
+    alpha = "alpha" in name
+    low = dropped_alpha(p) if alpha else 0.0
+    kept = low + (1 - SATURATION) / math.sqrt((1 - p) * (1 + p * SATURATION**2)) if alpha else 1 / (1 - p)
     values = np.unique(channels)
     np.testing.assert_allclose(values, [low, kept], rtol=1e-5)
     assert abs((channels == values[0]).mean() - p) < 0.05  # six standard deviations of 3,000 draws

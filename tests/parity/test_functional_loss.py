@@ -481,6 +481,19 @@ def test_legacy_arguments_of_layers(options: dict[str, bool]) -> None:
         assert getattr(nn, name)(**options).reduction == getattr(torch.nn, name)(**options).reduction, name
 
 
+def test_a_legacy_argument_of_a_layer_warns_where_the_layer_is_made() -> None:
+    class Own(nn.modules.loss._Loss):  # torch's base class, by torch's path
+        def __init__(self) -> None:
+            super().__init__(size_average=False)
+
+    for make in (Own, *(getattr(nn, name) for name in ("L1Loss", "BCELoss", "NLLLoss", "SmoothL1Loss"))):
+        with pytest.warns(UserWarning, match="please use reduction='sum'") as caught:
+            loss = make() if make is Own else make(size_average=False)
+        assert loss.reduction == "sum"
+        assert caught[0].filename == __file__
+    assert issubclass(nn.NLLLoss, nn.modules.loss._WeightedLoss)
+
+
 def test_weights_are_buffers_of_torchs_names() -> None:
     weight = np.ones(3, np.float32)
     for name in ("NLLLoss", "BCELoss", "CrossEntropyLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss"):

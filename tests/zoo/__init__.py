@@ -66,10 +66,17 @@ FAMILIES = (
     upsampling,
 )
 
-#: Modules that hold modules or parameters and compute nothing of their own; they have a specification of their own.
-CONTAINERS = frozenset(
-    {"Container", "DataParallel", "Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"}
-)
+#: Modules that hold modules or parameters, or are bases, and compute nothing of their own.
+CONTAINERS = rnn.BASES | {
+    "Container",
+    "DataParallel",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "ParameterDict",
+    "ParameterList",
+    "Sequential",
+}
 
 #: Prefix of the layers that become others at their first call: tests/parity/test_lazy.py.
 LAZY = "Lazy"

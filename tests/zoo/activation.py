@@ -127,6 +127,5 @@ ROWS = [
         normal(2, 3, 2, 2),
         bad=(Bad(ValueError, "expected input to be 3D or 4D, got 2D", inputs=(zeros(2, 3),)),),
     ),
-    Row("Softmax2d", normal(3, 2, 2), variant=True),
 ]
 STATEFUL = [row for row in ROWS if row.layer == "PReLU"]

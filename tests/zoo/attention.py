@@ -264,5 +264,5 @@ STACKS = [
 ]
 
 ROWS = MULTIHEAD + LAYERS + STACKS
-# Stacks take no device and dtype, which this list is for; their steps of training: tests/parity/test_transformer.py.
-STATEFUL = MULTIHEAD + LAYERS
+# No STATEFUL: torch gives these no public reset_parameters, and the stacks no device and dtype. What that list is for:
+# tests/parity/test_transformer.py.

@@ -57,7 +57,7 @@ def _alphas(
 def _ends(target_lengths: jax.Array, width: int) -> jax.Array:
     """Whether a path may end in the state: the last label or the blank after it; none, if the labels don't fit."""
     state, last = jnp.arange(width)[None, :], 2 * target_lengths[:, None]
-    return ((state == last) | (state == last - 1)) & (last < width)
+    return (state == last) | (state == last - 1)
 
 
 def _loss(alpha: jax.Array, target_lengths: jax.Array) -> jax.Array:

@@ -43,12 +43,12 @@ class Resize(NamedTuple):
 class Table(NamedTuple):
     """For each result the elements it is made of, their weights, and which of them only fill the row up."""
 
-    index: np.ndarray  # (out, taps)
+    source: np.ndarray  # (out, taps)
     weight: np.ndarray  # (out, taps)
     inside: np.ndarray  # (out, taps)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=128)
 def table(resize: Resize, dtype: np.dtype) -> Table:
     """The table in the arithmetic of `dtype`, float32 or float64."""
     if resize.antialias:
@@ -137,12 +137,12 @@ def _windows(resize: Resize, of: type[np.floating]) -> Table:
     return Table(np.minimum(index, resize.size - 1)[:, :used], weight[:, :used], inside[:, :used])
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=128)
 def transposed(resize: Resize, dtype: np.dtype) -> Table:
     """For each element of the input the results it goes into: the table of the transposed map."""
     forward = table(resize, dtype)
     result, tap = np.nonzero(forward.inside & (forward.weight != 0))
-    pair = forward.index[result, tap] * resize.out + result
+    pair = forward.source[result, tap] * resize.out + result
     pair, where = np.unique(pair, return_inverse=True)  # a clamped element is in one result more than once
     weight = np.bincount(where, forward.weight[result, tap], pair.size)
     element = pair // resize.out
@@ -155,7 +155,7 @@ def transposed(resize: Resize, dtype: np.dtype) -> Table:
 
 def _gathered(x: jax.Array, axis: int, rows: Table) -> jax.Array:
     total = None
-    for index, weight, inside in zip(rows.index.T, rows.weight.T, rows.inside.T, strict=True):
+    for index, weight, inside in zip(rows.source.T, rows.weight.T, rows.inside.T, strict=True):
         tap = jnp.take(x, index, axis=axis, mode="clip")
         tap = tap * jnp.broadcast_to(along_axis(jnp.asarray(weight), axis, x.ndim), tap.shape)
         if not inside.all():
@@ -171,15 +171,15 @@ def _scattered(x: jax.Array, axis: int, rows: Table, out: int) -> jax.Array:
     shape = (*x.shape[:axis], out, *x.shape[axis + 1 :])
     total = jnp.zeros(shape, x.dtype)
     before = (slice(None),) * axis
-    for index, weight in zip(rows.index.T, rows.weight.T, strict=True):
+    for index, weight in zip(rows.source.T, rows.weight.T, strict=True):
         scaled = x * jnp.broadcast_to(along_axis(jnp.asarray(weight), axis, x.ndim), x.shape)
         total = total.at[(*before, index)].add(scaled, mode="promise_in_bounds")
     return total
 
 
 def _multiplied(x: jax.Array, axis: int, rows: Table) -> jax.Array:
-    matrix = np.zeros((rows.index.shape[0], x.shape[axis]), rows.weight.dtype)
-    np.add.at(matrix, (np.arange(len(matrix))[:, None], rows.index), np.where(rows.inside, rows.weight, 0))
+    matrix = np.zeros((rows.source.shape[0], x.shape[axis]), rows.weight.dtype)
+    np.add.at(matrix, (np.arange(len(matrix))[:, None], rows.source), np.where(rows.inside, rows.weight, 0))
     product = lax.dot_general(x, jnp.asarray(matrix), (((axis,), (1,)), ((), ())), precision="highest")
     return jnp.moveaxis(product, -1, axis)
 
@@ -187,7 +187,7 @@ def _multiplied(x: jax.Array, axis: int, rows: Table) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _weighted(x: jax.Array, resize: Resize) -> jax.Array:
     rows = table(resize, np.dtype(x.dtype))
-    apply = _gathered if rows.index.shape[1] <= _MOST_TAPS else _multiplied
+    apply = _gathered if rows.source.shape[1] <= _MOST_TAPS else _multiplied
     return apply(x, resize.axis, rows)
 
 
@@ -197,7 +197,7 @@ def _weighted_jvp(resize: Resize, primals: tuple[jax.Array], tangents: tuple[jax
     # a scatter, ten times slower on CPU.
     (x,), (dx,) = primals, tangents
     columns = transposed(resize, np.dtype(x.dtype))
-    if columns.index.shape[1] <= _MOST_TAPS:
+    if columns.source.shape[1] <= _MOST_TAPS:
         moved = _scattered(dx, resize.axis, columns, resize.out)
     else:
         moved = _multiplied(dx, resize.axis, table(resize, np.dtype(x.dtype)))
@@ -206,7 +206,7 @@ def _weighted_jvp(resize: Resize, primals: tuple[jax.Array], tangents: tuple[jax
 
 def _picked(x: jax.Array, resize: Resize) -> jax.Array:
     """Single elements, in any dtype."""
-    index = table(resize, _arithmetic(x))[0][:, 0]
+    index = table(resize, _arithmetic(x)).source[:, 0]
     axis, size = resize.axis, resize.size
     copies = resize.out // size
     if resize.out == copies * size and np.array_equal(index, np.arange(resize.out) // copies):
@@ -242,7 +242,7 @@ def resized_bytes(x: jax.Array, resize: Resize) -> jax.Array:
     bits = next(n for n in range(23) if n == 22 or int(0.5 + largest * (1 << (n + 1))) >= 1 << 15)
     scaled = rows.weight * (1 << bits)
     whole = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32)
-    total = _gathered(x.astype(jnp.int32), resize.axis, Table(rows.index, whole, rows.inside))
+    total = _gathered(x.astype(jnp.int32), resize.axis, Table(rows.source, whole, rows.inside))
     return jnp.clip((total + (1 << (bits - 1))) >> bits, 0, 255).astype(jnp.uint8)
 
 
@@ -252,8 +252,8 @@ def _byte_table(resize: Resize) -> Table:
         return rows
     # Weights of clamped elements are added before they are rounded, as there is one weight an element.
     weight = np.zeros((resize.out, resize.size))
-    np.add.at(weight, (np.arange(resize.out)[:, None], rows.index), rows.weight)
-    first = rows.index.min(1)
-    index = np.minimum(first[:, None] + np.arange(rows.index.shape[1]), resize.size - 1)
-    inside = first[:, None] + np.arange(rows.index.shape[1]) <= rows.index.max(1)[:, None]
+    np.add.at(weight, (np.arange(resize.out)[:, None], rows.source), rows.weight)
+    first = rows.source.min(1)
+    index = np.minimum(first[:, None] + np.arange(rows.source.shape[1]), resize.size - 1)
+    inside = first[:, None] + np.arange(rows.source.shape[1]) <= rows.source.max(1)[:, None]
     return Table(index, np.where(inside, np.take_along_axis(weight, index, 1), 0.0), inside)

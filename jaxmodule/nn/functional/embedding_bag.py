@@ -112,19 +112,8 @@ def embedding_bag(
         input, weight = weight, input
     index, table, starts, factors = unbox(input), unbox(weight), unbox(offsets), unbox(per_sample_weights)
     _check_bags(index, table, starts, factors, mode, scale_grad_by_freq, sparse)
-    if factors is not None and mode != "sum":
-        raise NotImplementedError(
-            "embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' "
-            f"(got mode='{mode}')."
-        )
     bags = _check_values(index, table, starts, factors, include_last_offset)
-    if padding_idx is not None:
-        if not -len(table) <= padding_idx < len(table):
-            raise RuntimeError(
-                f"padding_idx must be within the number of embeddings, {-len(table)} through {len(table) - 1}, "
-                f"but got {padding_idx}"
-            )
-        padding_idx %= len(table)
+    row = _padding_row(padding_idx, len(table))
     if max_norm is not None:
         table = renormalized(index, weight, max_norm, norm_type)
     return _embedding_bag(
@@ -134,7 +123,7 @@ def embedding_bag(
         factors,
         bags=bags,
         mode=mode,
-        padding_idx=padding_idx,
+        padding_idx=row,
         scale_grad_by_freq=bool(scale_grad_by_freq),
     )
 
@@ -174,6 +163,11 @@ def _check_bags(
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if sparse:
         raise ValueError("max mode does not support sparse weights" if mode == "max" else SPARSE_MESSAGE)
+    if factors is not None and mode != "sum":
+        raise NotImplementedError(
+            "embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' "
+            f"(got mode='{mode}')."
+        )
 
 
 def _check_values(
@@ -221,3 +215,14 @@ def _check_offsets(offsets: np.ndarray, length: int) -> None:
         )
     if (np.diff(offsets.astype(np.int64)) < 0).any():
         raise RuntimeError(f"offsets must not decrease, but they are {offsets.tolist()}")
+
+
+def _padding_row(index: int | None, rows: int) -> int | None:
+    """The padding row counted from the front."""
+    if index is None:
+        return None
+    if not -rows <= index < rows:
+        raise RuntimeError(
+            f"padding_idx must be within the number of embeddings, {-rows} through {rows - 1}, but got {index}"
+        )
+    return index % rows

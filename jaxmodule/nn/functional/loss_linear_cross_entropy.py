@@ -38,7 +38,9 @@ def _chunked(
         scale = scale * jnp.take(weight.astype(plan.acc_dtype), jnp.where(valid, target, 0))
     losses = chunked_losses(x, linear_weight, linear_bias, target, scale, reduction != "none", plan)
     if reduction == "mean":
-        losses = losses / jnp.sum(scale)
+        total = jnp.sum(scale)
+        nothing = total == 0  # the mean of nothing is NaN, but its gradient 0
+        losses = jnp.where(nothing, jnp.nan, losses / jnp.where(nothing, 1.0, total))
     # An index that is no class can't raise inside a compiled program: NaN makes it visible.
     unknown = kept & ~valid
     return jnp.where(unknown if reduction == "none" else jnp.any(unknown), jnp.nan, losses).astype(x.dtype)

@@ -266,7 +266,7 @@ def multilabel_margin_loss(
         >>> from jaxmodule.nn import functional as F
         >>> x, y = jnp.array([[0.5, 0.25, 0.5, 1.0]]), jnp.array([[3, 0, -1, 1]])
         >>> float(F.multilabel_margin_loss(x, y))
-        0.75
+        0.625
     """
     how = resolve_reduction(size_average, reduce, reduction)
     x, t = unbox(input), unbox(target)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...core.box import unbox
-from . import pooling
+from . import adaptive_pooling
 from ._common import ArrayLike, IntOrTuple, compiled, is_floating, opmath_dtype, shape_list
 from ._resampling import Resize, resized, resized_bytes
 
@@ -88,7 +89,8 @@ def interpolate(
         "nearest" and "nearest-exact" round in float32 as torch does. Where a factor gives just the size of the input
         (or twice it) without being 1 (or 2), torch's kernels differ: some ignore the factor, in the value or in the
         gradient alone. Here the value is that of its general kernels, and the gradient is the value's. In half
-        precision `antialias` works too, where torch has no CPU kernel.
+        precision `antialias` works too, where torch has no CPU kernel. A number that is not finite reaches what it
+        has a share in, as in torch, but its whole line where `antialias` takes more than 16 elements for one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,7 +118,7 @@ def interpolate(
         )
     _check_mode(x, mode, align_corners, antialias)
     if mode == "area":
-        return getattr(pooling, f"adaptive_avg_pool{x.ndim - 2}d")(x, sizes)
+        return getattr(adaptive_pooling, f"adaptive_avg_pool{x.ndim - 2}d")(x, sizes)
     _check_sizes(x, sizes)
     if not is_floating(x) and not (x.dtype == jnp.uint8 and mode in _BYTES):
         raise NotImplementedError(f'"upsample_{mode}" not implemented for {x.dtype.name!r}: cast the input to a float')
@@ -136,7 +138,7 @@ def _sizes_or_factors(
     if size is not None and scale_factor is not None:
         raise ValueError(f"only one of size or scale_factor should be defined, but got {size} and {scale_factor}")
     if size is not None:
-        sizes = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,) * spatial
+        sizes: tuple[Any, ...] = tuple(size) if isinstance(size, list | tuple) else (size,) * spatial
         if len(sizes) != spatial:
             raise ValueError(
                 "Input and output must have the same number of spatial dimensions, but got input with spatial "
@@ -148,11 +150,12 @@ def _sizes_or_factors(
                 "expected size to be one of int or Tuple[int] or Tuple[int, int] or Tuple[int, int, int], "
                 f"but got size with types {[type(n) for n in sizes]}"
             )
-        return tuple(int(n) for n in sizes), None  # pyright: ignore[reportArgumentType]
+        return tuple(int(n) for n in sizes), None
     if scale_factor is None:
         raise ValueError("either size or scale_factor should be defined")
-    several = isinstance(scale_factor, Sequence) and not isinstance(scale_factor, str)
-    factors = tuple(scale_factor) if several else (scale_factor,) * spatial
+    factors: tuple[Any, ...] = (
+        tuple(scale_factor) if isinstance(scale_factor, list | tuple) else (scale_factor,) * spatial
+    )
     if len(factors) != spatial:
         raise ValueError(
             "Input and scale_factor must have the same number of spatial dimensions, but got input with spatial "
@@ -161,7 +164,7 @@ def _sizes_or_factors(
         )
     if not all(isinstance(f, int | float | np.integer | np.floating) for f in factors):
         raise TypeError(f"expected scale_factor to be numbers, but got types {[type(f) for f in factors]}")
-    return (), tuple(float(f) for f in factors)  # pyright: ignore[reportArgumentType]
+    return (), tuple(float(f) for f in factors)
 
 
 def _scaled(x: jax.Array, factors: tuple[float, ...]) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ...core.box import unbox
 from ..functional._common import ArrayLike, legacy_reduction
 from ..module import Module
@@ -14,7 +16,17 @@ class _Loss(Module):
     def __init__(self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> None:
         super().__init__()
         legacy = size_average is not None or reduce is not None
-        self.reduction = legacy_reduction(size_average, reduce, stacklevel=4) if legacy else reduction
+        self.reduction = (
+            legacy_reduction(size_average, reduce, stacklevel=_constructors(self) + 2) if legacy else reduction
+        )
+
+
+def _constructors(module: Module) -> int:
+    """How many constructors of `module` are running: a warning is for the line that called the first."""
+    count, frame = 0, sys._getframe(1)
+    while frame is not None and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
+        count, frame = count + 1, frame.f_back
+    return count
 
 
 class _WeightedLoss(_Loss):

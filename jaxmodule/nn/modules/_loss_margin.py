@@ -112,7 +112,7 @@ class MultiLabelMarginLoss(_Loss):
         >>> from jaxmodule import nn
         >>> x, y = jnp.array([[0.5, 0.25, 0.5, 1.0]]), jnp.array([[3, 0, -1, 1]])
         >>> float(nn.MultiLabelMarginLoss()(x, y))
-        0.75
+        0.625
     """
 
     def forward(self, input: ArrayLike, target: ArrayLike) -> jax.Array:

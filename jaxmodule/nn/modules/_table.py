@@ -33,7 +33,8 @@ def matrix_shape(table: jax.Array) -> tuple[int, int]:
     """
     if table.ndim != 2:
         raise AssertionError(f"Embeddings parameter is expected to be 2-dimensional, but is {list(table.shape)}")
-    return table.shape
+    rows, columns = table.shape
+    return rows, columns
 
 
 def given_table(

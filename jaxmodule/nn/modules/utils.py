@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from ...core import fill
@@ -38,7 +39,7 @@ def ntuple(name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
     Raises:
         ValueError: there is neither one number nor `n`.
     """
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = (int(value),) if isinstance(value, (int, np.integer)) else tuple(value)
     if len(values) == 1:
         return values * n
     if len(values) != n:
