@@ -16,7 +16,7 @@ from ..functional._attention_masks import canonical_masks
 from ..functional._common import ArrayLike
 from ..module import Module
 from .activation import GELU, ReLU
-from .attention import MultiheadAttention
+from ._attention import MultiheadAttention
 from .dropout import Dropout
 from .linear import Linear
 from .normalization import LayerNorm

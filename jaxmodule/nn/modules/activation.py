@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attention import MultiheadAttention
 from ._elu import CELU, ELU, SELU
 from ._leaky import LeakyReLU, PReLU, RReLU
 from ._shrinkage import Hardshrink, Softshrink, Tanhshrink
@@ -23,6 +24,7 @@ __all__ = [
     "LogSigmoid",
     "LogSoftmax",
     "Mish",
+    "MultiheadAttention",
     "PReLU",
     "RReLU",
     "ReLU",

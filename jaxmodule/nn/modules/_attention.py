@@ -1,4 +1,4 @@
-"""Multi-head attention (torch has the class in its activation.py)."""
+"""Multi-head attention; torch has the class in its activation.py, which is where it is public here too."""
 
 from __future__ import annotations
 
