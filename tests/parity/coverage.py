@@ -80,7 +80,12 @@ REFUSES = {
 }
 REFUSES["nn.DataParallel"] = REFUSES["nn.parallel.DataParallel"]
 #: Signatures that differ on purpose.
-DIFFERS = {"nn.functional.scaled_dot_product_attention": "torch's docstring leaves out the `*` that its function has"}
+DIFFERS = {
+    "nn.functional.scaled_dot_product_attention": "torch's docstring leaves out the `*` that its function has",
+    "nn.functional.scaled_mm": "the default dtype is JAX's of that name",
+    "nn.functional.scaled_grouped_mm": "the default dtype is JAX's of that name",
+    "nn.attention.restore_flash_attention_impl": "torch's argument is a private one",
+}
 
 # What torch's files import and do not own.
 _FOREIGN = frozenset(

@@ -107,10 +107,8 @@ def interpolate(
     sizes, factors = _sizes_or_factors(x, size, scale_factor)
     if recompute_scale_factor and size is not None:
         raise ValueError("recompute_scale_factor is not meaningful with an explicit size.")
-    if factors is not None:
-        sizes = _scaled(x, factors)
-    if recompute_scale_factor:
-        factors = None
+    sizes = sizes if factors is None else _scaled(x, factors)
+    factors = None if recompute_scale_factor else factors
     if antialias and not (mode in _ANTIALIASED and x.ndim == 4):
         raise ValueError(
             "Anti-alias option is restricted to bilinear, bicubic, and lanczos modes and requires a 4-D tensor as "
@@ -122,10 +120,10 @@ def interpolate(
     _check_sizes(x, sizes)
     if not is_floating(x) and not (x.dtype == jnp.uint8 and mode in _BYTES):
         raise NotImplementedError(f'"upsample_{mode}" not implemented for {x.dtype.name!r}: cast the input to a float')
-    steps = (None,) * len(sizes) if factors is None else factors
+    resizes = zip(sizes, factors or (None,) * len(sizes), strict=True)
     plan = tuple(
-        Resize(i + 2, x.shape[i + 2], out, step, _KERNELS[mode], bool(align_corners), antialias)
-        for i, (out, step) in enumerate(zip(sizes, steps, strict=True))
+        Resize(axis, x.shape[axis], out, factor, _KERNELS[mode], bool(align_corners), antialias)
+        for axis, (out, factor) in enumerate(resizes, start=2)
     )
     return _interpolate(x, plan=plan)
 

@@ -15,8 +15,8 @@ from .. import functional as F
 from ..functional._attention_masks import canonical_masks
 from ..functional._common import ArrayLike
 from ..module import Module
-from .activation import GELU, ReLU
 from ._attention import MultiheadAttention
+from .activation import GELU, ReLU
 from .dropout import Dropout
 from .linear import Linear
 from .normalization import LayerNorm
