@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..functional._flash import multiply
+from ..functional._flash_tile import multiply
 
 __all__ = ["MaskMod", "ScoreMod", "Segment", "Statistics", "attend", "over_indices"]
 

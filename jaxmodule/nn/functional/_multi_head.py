@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ._attention_masks import merged
 from ._common import compiled
-from ._flash import Band, Spec, multiply
+from ._flash_tile import Band, Spec, multiply
 from ._sdpa import attend
 from ._sdpa_kernel import SDPBackend
 from .linear import linear

@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 
 from ._common import HALF_DTYPES, compiled
-from ._flash import Spec, band_mask, flash_attention, multiply
+from ._flash import flash_attention
+from ._flash_tile import Spec, band_mask, multiply
 from ._sdpa_kernel import SDPBackend
 
 __all__ = ["attend"]

@@ -12,7 +12,7 @@ from ...core.box import unbox
 from ...random import next_key
 from ._causal_bias import CausalBias
 from ._common import ArrayLike, is_floating, shape_list
-from ._flash import Band, Spec
+from ._flash_tile import Band, Spec
 from ._sdpa import attend
 from ._sdpa_kernel import allowed_backends
 
