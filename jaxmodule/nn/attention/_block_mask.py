@@ -64,9 +64,9 @@ class BlockMask:
     Example:
         >>> from jaxmodule.nn.attention.flex_attention import create_block_mask
         >>> print(create_block_mask(lambda b, h, q, k: q >= k, None, None, 256, 256).to_string().strip())
-        ()
-        ░░
-        ██░░
+        (0, 0)
+        ██
+        ████
     """
 
     def __init__(
