@@ -104,6 +104,10 @@ def get_enum(reduction: str) -> Reduction:
     Raises:
         ValueError: it is not "none", "mean" or "sum".
     """
+    if reduction == "elementwise_mean":
+        message = "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead."
+        warnings.warn(message, UserWarning, stacklevel=4)
+        return "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction, which is one of 'none', 'mean' and 'sum'")
     return reduction  # pyright: ignore[reportReturnType]
