@@ -26,6 +26,9 @@ from ._common import along_axis, opmath_dtype
 Mode = Literal["RNN_TANH", "RNN_RELU", "LSTM", "GRU"]
 State = tuple[jax.Array, ...]
 
+#: Matrices of fewer entries are widened before a product: XLA's CPU refuses some of bfloat16 in a scan (JAX 0.10.0).
+_SMALL = 64 * 64
+
 
 class Hidden(NamedTuple):
     """What a layer multiplies with its state: `weight` `(G, P)`, GRU's `bias` `(H)` of n, `projection` `(P, H)`."""
@@ -37,8 +40,11 @@ class Hidden(NamedTuple):
 
 def times(x: jax.Array, weight: jax.Array) -> jax.Array:
     """`x W^T` over the last dimension, in the dtype that torch accumulates in."""
-    contract = (((x.ndim - 1,), (1,)), ((), ()))
-    return lax.dot_general(x.astype(weight.dtype), weight, contract, preferred_element_type=opmath_dtype(weight.dtype))
+    wide = opmath_dtype(weight.dtype)
+    x = x.astype(weight.dtype)
+    if weight.size < _SMALL:
+        x, weight = x.astype(wide), weight.astype(wide)
+    return lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=wide)
 
 
 def step(mode: Mode, x: jax.Array, hidden: Hidden, state: State) -> tuple[State, State]:
