@@ -24,7 +24,7 @@ def ordered(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
 def dense(counts: jax.Array, columns: jax.Array) -> jax.Array:
     """The reverse: int32, 1 where a block is marked."""
     n = columns.shape[-1]
-    order = jnp.arange(n).reshape(*(1,) * counts.ndim, n)
+    order = jnp.arange(n, dtype=jnp.int32).reshape(*(1,) * counts.ndim, n)
     listed = order < counts[..., None]
     # An entry that is not listed is written to a column that is then left out.
     target = jnp.where(listed, columns, n)[..., None] == order[..., None, :]

@@ -85,14 +85,14 @@ def _count_seen(mask_mod: MaskMod, shape: tuple[int | None, int | None, int, int
     """How many pairs of each block are seen, `(B, H, rows, columns)`, without the whole mask at once."""
     b, h, rows, columns = index_vectors(*shape)
     n_q, n_k = -(-len(rows) // size[0]), -(-len(columns) // size[1])
-    padded = jnp.arange(n_k * size[1])
+    padded = jnp.arange(n_k * size[1], dtype=jnp.int32)
     mask = over_indices(mask_mod, scored=False)
 
     def count(i: jax.Array) -> jax.Array:
-        row = i * size[0] + jnp.arange(size[0])
+        row = i * size[0] + jnp.arange(size[0], dtype=jnp.int32)
         # What is after the end of a sequence is not seen; the function is not asked about it.
         seen = mask(b, h, jnp.minimum(row, len(rows) - 1), jnp.minimum(padded, len(columns) - 1))
         seen = seen & ((row < len(rows))[:, None] & (padded < len(columns))[None])[None, None]
         return jnp.sum(seen.reshape(*seen.shape[:2], size[0], n_k, size[1]), (2, 4), dtype=jnp.int32)
 
-    return jnp.moveaxis(lax.map(count, jnp.arange(n_q)), 0, 2)
+    return jnp.moveaxis(lax.map(count, jnp.arange(n_q, dtype=jnp.int32)), 0, 2)

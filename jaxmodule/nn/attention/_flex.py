@@ -74,13 +74,13 @@ def attend(
 def _in_blocks(rows: Callable[..., Statistics], q: jax.Array, begin: int, block: int) -> Statistics:
     batch, heads, length, size = q.shape
     if length <= block:
-        return rows(q, begin + jnp.arange(length))
+        return rows(q, begin + jnp.arange(length, dtype=jnp.int32))
     count = -(-length // block)
     block = -(-length // count)
     missing = count * block - length
     padded = jnp.pad(q, ((0, 0), (0, 0), (0, missing), (0, 0))).reshape(batch, heads, count, block, size)
     # A row that is only padding asks for what the last one asks for: no index is out of range.
-    indices = begin + jnp.minimum(jnp.arange(count * block), length - 1).reshape(count, block)
+    indices = begin + jnp.minimum(jnp.arange(count * block, dtype=jnp.int32), length - 1).reshape(count, block)
     # Without the checkpoint the scores of every block would be kept for the way back.
     parts = lax.map(lambda one: jax.checkpoint(rows)(*one), (jnp.moveaxis(padded, 2, 0), indices))
     out, *others = (
@@ -105,7 +105,11 @@ def _rows(
     wide = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
     scores = multiply("bhgqe,bhke->bhgqk", q.reshape(*groups, size).astype(wide), k.astype(wide)) * scale
     scores = scores.reshape(batch, heads, length, k.shape[-2])
-    where = jnp.arange(batch), jnp.arange(heads), indices, first + jnp.arange(k.shape[-2])
+    where = (
+        *(jnp.arange(n, dtype=jnp.int32) for n in (batch, heads)),
+        indices,
+        first + jnp.arange(k.shape[-2], dtype=jnp.int32),
+    )
     if score_mod is not None:
         scores = over_indices(score_mod, scored=True)(scores, *where).astype(wide)
     if mask_mod is not None:

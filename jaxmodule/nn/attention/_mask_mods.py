@@ -70,7 +70,7 @@ def positional(function: Callable[..., Any]) -> int:
 
 
 def index_vectors(b: int | None, h: int | None, q_len: int, kv_len: int) -> tuple[jax.Array, ...]:
-    return tuple(jnp.arange(n) for n in (1 if b is None else b, 1 if h is None else h, q_len, kv_len))
+    return tuple(jnp.arange(n, dtype=jnp.int32) for n in (1 if b is None else b, 1 if h is None else h, q_len, kv_len))
 
 
 def create_mask(

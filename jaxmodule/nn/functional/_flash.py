@@ -135,7 +135,7 @@ def _add_mask(total: jax.Array, part: jax.Array, i: Any, j: Any, blocks: Blocks)
     part = jnp.sum(part, axes, keepdims=True)
     row = 0 if total.shape[-2] == 1 else i * blocks.q
     column = 0 if total.shape[-1] == 1 else j * blocks.k
-    start = (*(0,) * (total.ndim - 2), row, column)
+    start = [jnp.asarray(index, jnp.int32) for index in (*(0,) * (total.ndim - 2), row, column)]
     return lax.dynamic_update_slice(total, lax.dynamic_slice(total, start, part.shape) + part, start)
 
 

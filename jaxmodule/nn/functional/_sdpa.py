@@ -23,7 +23,7 @@ from ._sdpa_kernel import SDPBackend
 __all__ = ["attend"]
 
 #: From this many scores of a head on, and more queries than that, blocks are faster on CPU (benchmarks/attention.py).
-_LONG = 256 * 256
+_LONG = 512 * 512
 _FEW_QUERIES = 32
 
 Key = jax.Array | None
@@ -47,10 +47,11 @@ def attend(
     Raises:
         RuntimeError: none of them can run.
     """
-    for backend in _preference(q, k, v, mask, spec, backends, ordered):
-        if backend == SDPBackend.MATH:
+    for backend in _preference(q.shape[-2], k.shape[-2], backends, ordered):
+        in_blocks = backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+        if backend == SDPBackend.MATH or (in_blocks and 0 in (q.size, k.size)):
             return _plain(spec, q, k, v, mask, key)
-        if backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+        if in_blocks:
             return flash_attention(spec, q, k, v, mask, key)
         if backend == SDPBackend.CUDNN_ATTENTION and _fused_runs(q, k, v, mask, spec):
             return _fused_on_cuda(spec, q, k, v, mask, key, backends)
@@ -62,21 +63,12 @@ def attend(
     )
 
 
-def _preference(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: Mask,
-    spec: Spec,
-    backends: tuple[SDPBackend, ...] | None,
-    ordered: bool,
-) -> list[SDPBackend]:
+def _preference(length: int, keys: int, backends: tuple[SDPBackend, ...] | None, ordered: bool) -> list[SDPBackend]:
     """The backends allowed, the best first."""
     if ordered and backends is not None:
         return list(backends)
     blocks = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    length, keys = q.shape[-2], k.shape[-2]
-    long = length * keys > _LONG and length > _FEW_QUERIES
+    long = length * keys >= _LONG and length > _FEW_QUERIES
     best = [SDPBackend.CUDNN_ATTENTION, *(blocks if long else ()), SDPBackend.MATH, *blocks]
     return [backend for backend in best if backends is None or backend in backends]
 

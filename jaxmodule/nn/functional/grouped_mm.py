@@ -14,6 +14,9 @@ from ._common import ArrayLike, compiled, is_floating, opmath_dtype, shape_list
 
 __all__ = ["grouped_mm"]
 
+_ROWS = lax.RaggedDotDimensionNumbers(
+    dot_dimension_numbers=(((1,), (1,)), ((), ())), lhs_ragged_dimensions=[0], rhs_group_dimensions=[0]
+)
 _CONTRACTED = lax.RaggedDotDimensionNumbers(
     dot_dimension_numbers=(((1,), (0,)), ((), ())), lhs_ragged_dimensions=[1], rhs_group_dimensions=[]
 )
@@ -119,13 +122,28 @@ def grouped_product(a: jax.Array, b: jax.Array, ends: jax.Array | None) -> jax.A
     if a.ndim == 2 and b.ndim == 2:
         return _cut_contraction(a, b, sizes)
     if a.ndim == 2:
-        return lax.ragged_dot(a, b, sizes, preferred_element_type=wide)
-    return lax.ragged_dot(b.T, a.swapaxes(1, 2), sizes, preferred_element_type=wide).T
+        return _ragged(a, b, sizes, _ROWS)
+    return _ragged(b.T, a.swapaxes(1, 2), sizes, _ROWS).T
+
+
+def _ragged(a: jax.Array, b: jax.Array, sizes: jax.Array, dimensions: lax.RaggedDotDimensionNumbers) -> jax.Array:
+    wide = opmath_dtype(a.dtype)
+    product = functools.partial(
+        lax.ragged_dot_general, ragged_dot_dimension_numbers=dimensions, preferred_element_type=wide
+    )
+    if a.dtype == wide:
+        return product(a, b, sizes)
+
+    def widened(a: jax.Array, b: jax.Array, sizes: jax.Array) -> jax.Array:
+        return product(a.astype(wide), b.astype(wide), sizes)
+
+    # XLA's CPU refuses some of these sums of products of half precision in single precision.
+    return lax.platform_dependent(a, b, sizes, cpu=widened, default=product)
 
 
 @jax.custom_vjp
 def _cut_contraction(a: jax.Array, b: jax.Array, sizes: jax.Array) -> jax.Array:
-    return lax.ragged_dot_general(a, b, sizes, _CONTRACTED, preferred_element_type=opmath_dtype(a.dtype))
+    return _ragged(a, b, sizes, _CONTRACTED)
 
 
 def _cut_contraction_fwd(
@@ -140,9 +158,8 @@ def _cut_contraction_bwd(
     # JAX has no rule of its own for this one: each gradient is a product whose rows are cut.
     a, b, sizes = residuals
     gradient = gradient.astype(a.dtype)
-    product = functools.partial(lax.ragged_dot, group_sizes=sizes, preferred_element_type=opmath_dtype(a.dtype))
-    da = product(b, gradient.swapaxes(1, 2)).T
-    db = product(a.T, gradient)
+    da = _ragged(b, gradient.swapaxes(1, 2), sizes, _ROWS).T
+    db = _ragged(a.T, gradient, sizes, _ROWS)
     return da.astype(a.dtype), db.astype(b.dtype), None
 
 
