@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .core.box import unbox
 from .nn.module import Module
-from .nn.utils.stateless import boxes_of, call
+from .nn.traversal import boxes_of
 
 
 def split(module: Module) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -94,6 +94,8 @@ def functional_call(
         >>> jax.grad(loss)(params)["bias"]
         Array([1.], dtype=float32)
     """
+    from .nn.utils.stateless import call  # with nn.utils, on demand
+
     return call(
         module,
         parameter_and_buffer_dicts,

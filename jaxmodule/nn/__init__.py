@@ -1,8 +1,9 @@
 """`torch.nn`'s names."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from . import attention, common_types, functional, grad, init, parallel, utils
+from . import common_types, functional, init
 from .hooks import (
     register_module_backward_hook,
     register_module_buffer_registration_hook,
@@ -17,8 +18,11 @@ from .module import Module
 from .modules import *  # noqa: F403
 from .modules import __all__ as _modules
 from .modules.utils import factory_kwargs
-from .parallel import DataParallel
 from .parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter
+
+if TYPE_CHECKING:
+    from . import attention, grad, parallel, utils
+    from .parallel import DataParallel
 
 __all__ = [
     "Buffer",
@@ -49,7 +53,18 @@ __all__ = [
 _AO = "torch has deprecated it in favour of torch.ao: quantise arrays with a library made for it, such as AQT or Qwix."
 _ABSENT = dict.fromkeys(("intrinsic", "qat", "quantizable", "quantized"), _AO)
 
+# Imported when they are first asked for: `import jaxmodule` is not to cost much more than `import jax`.
+_ON_DEMAND = ("attention", "grad", "parallel", "utils")
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return import_module(f".{name}", __name__)
+    if name == "DataParallel":
+        return import_module(".parallel", __name__).DataParallel
     why = f"it is not here: {_ABSENT[name]}" if name in _ABSENT else "torch has none either"
     raise AttributeError(f"module 'jaxmodule.nn' has no attribute {name!r}: {why}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

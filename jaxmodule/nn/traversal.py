@@ -7,6 +7,7 @@ an object is listed once, under the first name it is met by.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from ..core.box import Box
 from ..core.freeze import Node
 from ..core.parameter import Buffer, Parameter, ParamName
 
@@ -210,3 +211,10 @@ def contains_module(container: Any) -> bool:
     elif not isinstance(container, (list, tuple, set)):
         return False
     return any(contains_module(item) for item in container)
+
+
+def boxes_of(module: "Module") -> dict[str, Box]:
+    """Every parameter and buffer under each of its names."""
+    found: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    return found

@@ -14,13 +14,12 @@ from jax.typing import DTypeLike
 from ...core.box import unbox
 from ...random import next_key
 from .. import init
+from .._packed_sequence import PackedSequence, batch_of
 from ..functional._common import ArrayLike, shape_list
 from ..functional._packed import lengths_of, pack_rows, unpack_rows
 from ..functional._recurrent import Layer, Mode, State, recurrent
 from ..module import Module
 from ..parameter import Parameter
-from ..utils._packed_sequence import batch_of
-from ..utils.rnn import PackedSequence
 from .utils import Placement, empty_parameter
 
 __all__ = ["RNNBase"]

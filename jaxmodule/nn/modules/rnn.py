@@ -8,9 +8,9 @@ import jax
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
+from .._packed_sequence import PackedSequence
 from ..functional._common import ArrayLike
 from ..functional._recurrent import State
-from ..utils.rnn import PackedSequence
 from ._rnn_base import RNNBase, permute
 from ._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from .utils import Placement

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.box import unbox
+from .._packed_sequence import PackedSequence, constant, invert_permutation
 from ..functional._common import ArrayLike, shape_list
 from ..functional._packed import sizes_of, sort_and_pack, unpack_and_sort
-from ._packed_sequence import PackedSequence, constant, invert_permutation
 from ._padding import is_traced, pad_sequence, unpad_sequence
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "unpack_sequence",
     "unpad_sequence",
 ]
-
-PackedSequence.__module__ = invert_permutation.__module__ = __name__  # torch's address of them, also in a pickle
 
 _NOT_SORTED = (
     "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. "

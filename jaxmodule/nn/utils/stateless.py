@@ -13,6 +13,7 @@ from ...core.effects import take
 from ...core.errors import ImmutableError, StateError
 from ...core.overlay import overlaid
 from ..module import Module
+from ..traversal import boxes_of
 from ._parametrized import replace
 from .parametrize import is_parametrized
 
@@ -56,13 +57,6 @@ def functional_call(
         stacklevel=2,
     )
     return call(module, parameters_and_buffers, args, kwargs, tie_weights=tie_weights, strict=strict)
-
-
-def boxes_of(module: Module) -> dict[str, Box]:
-    """Every parameter and buffer under each of its names."""
-    found: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
-    found.update(module.named_buffers(remove_duplicate=False))
-    return found
 
 
 def call(

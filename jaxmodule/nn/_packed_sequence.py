@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.box import unbox
-from ...core.context import Tracer
-from ..conversion import _as_device, _is_placement
+from ..core.box import unbox
+from ..core.context import Tracer
+from .conversion import _as_device, _is_placement
 
 __all__ = ["PackedSequence", "PackedSequence_", "batch_of", "constant", "invert_permutation"]
 
@@ -309,3 +309,6 @@ def _unflatten(count: Any, children: Iterable[Any]) -> PackedSequence:
 
 
 jax.tree_util.register_pytree_with_keys(PackedSequence, _flatten_with_keys, _unflatten, _flatten)
+
+# torch's address of them, also in a pickle; nn.utils.rnn itself is imported on demand.
+PackedSequence.__module__ = invert_permutation.__module__ = "jaxmodule.nn.utils.rnn"
