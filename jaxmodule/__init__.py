@@ -18,7 +18,21 @@ from .random import (
     set_rng_state,
     use_rng,
 )
-from .transforms import backward, eval_shape, grad, jit, value_and_grad
+from .transforms import (
+    backward,
+    checkpoint,
+    cond,
+    eval_shape,
+    fori_loop,
+    grad,
+    jit,
+    remat,
+    scan,
+    switch,
+    value_and_grad,
+    vmap,
+    while_loop,
+)
 
 __version__ = "0.1.0"
 
@@ -32,9 +46,12 @@ __all__ = [
     "StateError",
     "backward",
     "capture",
+    "checkpoint",
+    "cond",
     "default_generator",
     "enable_grad",
     "eval_shape",
+    "fori_loop",
     "fork_rng",
     "functional_call",
     "get_rng_state",
@@ -51,12 +68,17 @@ __all__ = [
     "no_grad",
     "optim",
     "random",
+    "remat",
     "save",
+    "scan",
     "seed",
     "set_grad_enabled",
     "set_rng_state",
     "split",
     "stack_module_state",
+    "switch",
     "use_rng",
     "value_and_grad",
+    "vmap",
+    "while_loop",
 ]

@@ -30,6 +30,7 @@ class _RngState(Slot):
     """uint32 key data followed by the counter: one leaf, as every compiled call carries it."""
 
     __slots__ = ()
+    _random = True
     _foreign = _FOREIGN
     _remedy = _USE_RNG
 
@@ -37,7 +38,21 @@ class _RngState(Slot):
 @partial(jax.jit, static_argnames="impl", inline=True)
 def _draw(state: jax.Array, impl: str) -> tuple[jax.Array, jax.Array]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state[:-1], impl=impl), state[-1])
-    return key, state.at[-1].add(jnp.uint32(1))
+    return key, advanced(state)
+
+
+@jax.jit
+def forked(state: jax.Array, lane: jax.Array) -> jax.Array:
+    """A generator's state for one of many traces that run at once: as if the next draw were its seed, with `lane`."""
+    words = state[:-1].reshape(-1, 2)  # of any kind of generator
+    keys = jax.random.wrap_key_data(words, impl="threefry2x32")
+    keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, state[-1]), lane))(keys)
+    return jnp.concatenate([jax.random.key_data(keys).reshape(-1), jnp.zeros(1, jnp.uint32)])
+
+
+def advanced(state: jax.Array) -> jax.Array:
+    """A generator's state after one draw."""
+    return state.at[-1].add(jnp.uint32(1))
 
 
 def _as_key(seed: Any) -> jax.Array:

@@ -71,6 +71,7 @@ class Box(_ArrayLike):
     __array_priority__ = 101  # numpy's operators leave `ndarray + box` to the box, as they do for a jax.Array
     _container = False  # is the value a container of arrays?
     _lazy = False  # is there no value yet, only a promise of one (core/lazy.py)?
+    _random = False  # is it the state of a generator?
     _foreign = ""  # what to say of a write in a foreign trace, where there is something better to say
     _remedy = ""
 

@@ -52,6 +52,7 @@ class Overlay:
         "copies",
         "derived",
         "emitted",
+        "fork",
         "journal",
         "parent",
         "state",
@@ -72,6 +73,7 @@ class Overlay:
         self.emitted: list[tuple[Any, Any, Any]] = []  # (sink, key, value): values on their way out, see `emit`
         self.journal: dict[int, tuple[Any, dict[Any, Any]]] = {}  # id -> (mapping, its items before the first change)
         self.undo: list[Callable[[], None]] = []  # the same for changes of class
+        self.fork: Callable[[Any, Any], Any] | None = None  # (box, value below) -> a random state of this trace's own
 
     def lookup(self, box: Any) -> Any:
         """The value of `box` in this trace, `_MISSING` where nothing below a closed overlay may be read."""
@@ -80,11 +82,20 @@ class Overlay:
             value = overlay.values.get(box, _MISSING)
             if value is not _MISSING:
                 return value
+            if overlay.fork is not None and box._random:
+                return overlay._forked(box)
             if overlay.closed:
                 # A box made inside a raw transform inside this trace holds its own tracer.
                 return box._value if box._birth is not None else _MISSING
             overlay = overlay.parent
         return box._value
+
+    def _forked(self, box: Any) -> Any:
+        """The state of a generator that this trace meets for the first time."""
+        below = box._value if self.parent is None else self.parent.lookup(box)
+        if below is not _MISSING and self.fork is not None:
+            self.values[box] = below = self.fork(box, below)
+        return below
 
     def read(self, box: Any) -> Any:
         value = self.lookup(box)
@@ -158,6 +169,23 @@ def birth(box: Any, value: Any) -> None:
     else:
         box._birth = state
         box._set_raw(value)
+
+
+def settle_beside(new: Any, box: Any, value: Any) -> None:
+    """Let a box that was just made be at home where `box` is, not in the trace that happened to make it."""
+    here: Overlay | None = tls.overlay
+    if here is not None:
+        here.values.pop(new, None)
+        here.born.pop(new, None)
+    home = here
+    while home is not None and box not in home.born:
+        home = home.parent
+    new._birth = box._birth
+    if home is None:
+        new._set_raw(value)
+    else:
+        home.values[new] = value
+        home.born[new] = None
 
 
 def check_attribute(value: Any, home: Any) -> None:

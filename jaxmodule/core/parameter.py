@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .box import Box, rebuild_box, set_value, strong, to_host, unbox
 from .context import Tracer, tls, touch
-from .overlay import ESCAPED, birth, journal, raise_escaped, read, write
+from .overlay import ESCAPED, birth, journal, raise_escaped, read, settle_beside, write
 from .registry import Registry, RemovableHandle
 
 
@@ -141,6 +141,7 @@ class Parameter(Box):
         """The box of the gradient, made on first use."""
         if self._grad is None:
             _set_grad(self, GradBox())
+            settle_beside(self._grad, self, None)
         return self._grad  # pyright: ignore[reportReturnType]
 
     @property

@@ -1,6 +1,24 @@
 """JAX's transforms for functions of Modules, optimizers and generators."""
 
+from .branches import checkpoint, cond, remat, switch
 from .grad import backward, grad, value_and_grad
 from .jit import JitFunction, eval_shape, jit
+from .loops import fori_loop, scan, while_loop
+from .vmap import vmap
 
-__all__ = ["JitFunction", "backward", "eval_shape", "grad", "jit", "value_and_grad"]
+__all__ = [
+    "JitFunction",
+    "backward",
+    "checkpoint",
+    "cond",
+    "eval_shape",
+    "fori_loop",
+    "grad",
+    "jit",
+    "remat",
+    "scan",
+    "switch",
+    "value_and_grad",
+    "vmap",
+    "while_loop",
+]

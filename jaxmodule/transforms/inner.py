@@ -1,0 +1,261 @@
+"""What the transforms other than `jit` and `grad` share: running a function of objects inside a JAX transform.
+
+The function runs under a transparent overlay. What it reads comes from around it, as JAX allows; what it writes leaves
+the transform as extra outputs and is then written around it. Objects in arguments and results are *sealed*: one that
+was there before stands for itself and carries no arrays, one that was made inside carries its arrays.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+
+from ..core.box import Box, unbox
+from ..core.errors import StateError
+from ..core.freeze import Encoding, Node, encode, rebuild
+from ..core.overlay import Overlay, birth, emit, overlaid, read, write
+from ..core.structure import Layout
+
+T = TypeVar("T")
+
+
+class Ref:
+    """An object in a sealed tree: no arrays, and equal only to itself."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, obj: Any) -> None:
+        self.object = obj
+
+
+class _Identity:
+    __slots__ = ("object",)
+
+    def __init__(self, obj: Any) -> None:
+        self.object = obj
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+    def __repr__(self) -> str:
+        return f"<this {type(self.object).__name__}>"
+
+
+class Made:
+    """An object that was made inside a transform: its arrays, and how to put it together."""
+
+    __slots__ = ("leaves", "tree")
+
+    def __init__(self, leaves: Any, tree: Any) -> None:
+        self.leaves = leaves
+        self.tree = tree
+
+
+jax.tree_util.register_pytree_node(Ref, lambda r: ((), _Identity(r.object)), lambda aux, _: Ref(aux.object))
+jax.tree_util.register_pytree_node(Made, lambda m: (m.leaves, m.tree), lambda tree, leaves: Made(leaves, tree))
+
+
+def _is_object(x: Any) -> bool:
+    return isinstance(x, (Node, Box))
+
+
+def seal(tree: Any, overlay: Overlay | None = None) -> Any:
+    """A tree of arrays only. `overlay`: of the trace that ends, whose new objects carry their arrays; a box in a result
+    is its array.
+    """
+
+    def one(x: Any) -> Any:
+        if overlay is None:
+            return Ref(x) if _is_object(x) else x
+        if isinstance(x, Box):
+            return unbox(x)
+        if isinstance(x, Node):
+            return Made(*jax.tree_util.tree_flatten(x)) if _made_in(overlay, x) else Ref(x)
+        return x
+
+    return jax.tree.map(one, tree, is_leaf=_is_object)
+
+
+def _made_in(overlay: Overlay, node: Any) -> bool:
+    return node._birth == overlay.state or any(box in overlay.born for box in Layout((node,)).targets())
+
+
+def unseal(tree: Any) -> Any:
+    """The inverse of `seal`."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, Ref):
+            return x.object
+        return jax.tree_util.tree_unflatten(x.tree, x.leaves) if isinstance(x, Made) else x
+
+    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, (Ref, Made)))
+
+
+class States:
+    """The values of some boxes as a list of pytrees, in and out of a transform."""
+
+    def __init__(self, boxes: Iterable[Box]) -> None:
+        self.boxes = list(boxes)
+        self._encodings: dict[Box, Encoding] = {}
+
+    def read(self) -> list[Any]:
+        """The values here and now."""
+        values: list[Any] = []
+        for box in self.boxes:
+            value = read(box)
+            if box._container:
+                encoding = encode(value)
+                self._encodings[box] = encoding.stripped()
+                value = encoding.arrays
+            values.append(value)
+        return values
+
+    def enter(self, overlay: Overlay, values: Sequence[Any]) -> None:
+        """Let the boxes have these values in `overlay`."""
+        for box, value in zip(self.boxes, values, strict=True):
+            if box._container:
+                box._hand_out(overlay, rebuild(self._encodings[box], value))  # pyright: ignore
+            else:
+                overlay.values[box] = value
+
+    def leave(self, overlay: Overlay, boxes: Iterable[Box] | None = None) -> list[Any]:
+        """What the boxes (or these of them) hold at the end of a trace."""
+        return [self._left(box, overlay.values[box]) for box in (self.boxes if boxes is None else boxes)]
+
+    def _left(self, box: Box, value: Any) -> Any:
+        if not box._container:
+            return value
+        encoding = encode(value)
+        if not encoding.same_shape(self._encodings[box]):
+            raise StateError(
+                "a container in it has other keys, another length or other objects after the body than before.",
+                "In a loop or a branch a container keeps its form: give it its full size before.",
+                box,
+            )
+        return encoding.arrays
+
+    def write(self, values: Sequence[Any], boxes: Iterable[Box] | None = None) -> None:
+        """Write values that have left a transform, where it was called."""
+        for box, value in zip(self.boxes if boxes is None else boxes, values, strict=True):
+            write(box, rebuild(self._encodings[box], value) if box._container else value)
+
+
+class NewWrites(Exception):
+    """A body wrote boxes that do not go through its transform yet; it is to be traced again with them."""
+
+    def __init__(self, boxes: list[Box]) -> None:
+        super().__init__()
+        self.boxes = boxes
+
+
+def settled(attempt: Callable[[States], T]) -> T:
+    """Call `attempt` with the states of the boxes that the body writes, which are found by trying."""
+    boxes: list[Box] = []
+    while True:
+        try:
+            return attempt(States(boxes))
+        except NewWrites as more:
+            boxes = [*boxes, *more.boxes]
+
+
+class Body:
+    """One run of a function inside a transform, and what it did besides returning a value.
+
+    Attributes:
+        overlay: where it ran.
+        written: the boxes that it wrote and did not make, in order.
+    """
+
+    def __init__(self) -> None:
+        self.overlay: Overlay
+        self.written: list[Box] = []
+        self._sinks: list[tuple[Any, Any]] = []
+        self._born: list[tuple[Box, Encoding | None]] = []
+
+    @contextmanager
+    def run(self, *entering: tuple[States, Sequence[Any]], known: bool = True) -> Iterator[Overlay]:
+        """The overlay to run the function in.
+
+        Args:
+            entering: the states that go through the transform.
+            known: whether it may write to no other boxes than theirs.
+
+        Raises:
+            NewWrites: it did.
+        """
+        with overlaid({}, closed=False) as overlay:
+            for states, values in entering:
+                states.enter(overlay, values)
+            self.overlay = overlay
+            yield overlay
+            overlay.settle()
+            self.written = [box for box in overlay.written if box not in overlay.born]
+            have = {box for states, _ in entering for box in states.boxes}
+            more = [box for box in self.written if box not in have]
+            if more and known:
+                raise NewWrites(more)
+            self._sinks = [(sink, key) for sink, key, _ in overlay.emitted]
+
+    def wrote(self, states: States) -> list[Box]:
+        """Which of these boxes it wrote."""
+        written = set(self.written)
+        return [box for box in states.boxes if box in written]
+
+    def extras(self) -> tuple[list[Any], list[Any]]:
+        """What else leaves the transform: the values of boxes that it made and gave to objects, and emitted values."""
+        overlay = self.overlay
+        kept = {box: None for mapping, _ in overlay.journal.values() for box in mapping.values() if _is_object(box)}
+        born, values = [], []
+        for box in overlay.born:
+            if box not in kept:
+                continue
+            value = overlay.values[box]
+            encoding = encode(value) if box._container or value is None else None
+            born.append((box, encoding and encoding.stripped()))
+            values.append(value if encoding is None else encoding.arrays)
+        self._born = born
+        emitted = [jax.tree.map(unbox, value, is_leaf=_is_object) for _, _, value in overlay.emitted]
+        return values, emitted
+
+    def give_back(self, extras: tuple[list[Any], list[Any]], of_born: Callable[[Any], Any] = lambda x: x) -> None:
+        """Do with `extras`, which have left the transform, what the function did. `of_born`: for each array."""
+        born, emitted = extras
+        for (box, encoding), value in zip(self._born, born, strict=True):
+            value = jax.tree.map(of_born, value)
+            birth(box, value if encoding is None else rebuild(encoding, value))
+        for (sink, key), value in zip(self._sinks, emitted, strict=True):
+            emit(sink, key, value)
+
+    def refuse_emissions(self, what: str) -> None:
+        """Raise for a value that cannot leave the transform."""
+        if self._sinks:
+            raise StateError(
+                f"a value is captured inside {what}, where it may be made never or many times.",
+                "Capture a module outside of it, or return the value.",
+            )
+
+
+def objects_in(tree: Any) -> list[Any]:
+    """The objects of a tree, each once, in order."""
+    found = [x for x in jax.tree.leaves(tree, is_leaf=_is_object) if _is_object(x)]
+    return list({id(x): x for x in found}.values())
+
+
+def boxes_of(obj: Any) -> list[Box]:
+    """The boxes of an object, or the box itself; gradients are not among them."""
+    if isinstance(obj, Box):
+        return [obj]
+    layout = Layout((obj,))
+    return [*layout.boxes[: len(layout.names)], *[box for box, _ in layout.cells]]
+
+
+def named_boxes(obj: Any) -> dict[str, Box]:
+    """The same by dotted name."""
+    if isinstance(obj, Box):
+        return {"": obj}
+    layout = Layout((obj,))
+    return dict(zip([*layout.names, *layout.cell_names], boxes_of(obj), strict=True))
