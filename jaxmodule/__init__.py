@@ -1,11 +1,11 @@
 """jaxmodule: the contract of `torch.nn.Module` on JAX."""
 
-from . import io, nn, optim, random
+from . import debug, io, nn, optim, random
 from .core.errors import ClosedOverError, EscapedError, ForeignTraceError, ImmutableError, StateError
 from .func import functional_call, merge, split, stack_module_state
 from .io import load, save
 from .nn.capture import Capture, capture
-from .nn.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .nn.modes import enable_grad, inference, is_grad_enabled, no_grad, set_grad_enabled
 from .random import (
     Generator,
     default_generator,
@@ -19,6 +19,7 @@ from .random import (
     use_rng,
 )
 from .transforms import (
+    RetraceWarning,
     backward,
     checkpoint,
     cond,
@@ -28,6 +29,7 @@ from .transforms import (
     jit,
     remat,
     scan,
+    scan_layers,
     switch,
     value_and_grad,
     vmap,
@@ -43,11 +45,13 @@ __all__ = [
     "ForeignTraceError",
     "Generator",
     "ImmutableError",
+    "RetraceWarning",
     "StateError",
     "backward",
     "capture",
     "checkpoint",
     "cond",
+    "debug",
     "default_generator",
     "enable_grad",
     "eval_shape",
@@ -56,6 +60,7 @@ __all__ = [
     "functional_call",
     "get_rng_state",
     "grad",
+    "inference",
     "initial_seed",
     "io",
     "is_grad_enabled",
@@ -71,6 +76,7 @@ __all__ = [
     "remat",
     "save",
     "scan",
+    "scan_layers",
     "seed",
     "set_grad_enabled",
     "set_rng_state",

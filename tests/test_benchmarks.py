@@ -29,6 +29,17 @@ def test_dispatch_runs_and_agrees_with_raw_jax(optimizer):
     assert "`jm.jit`" in done.stdout[end:]
 
 
+def test_layers_run_and_agree():
+    """The script itself compares outputs and gradients of all sides."""
+    arguments = ["--only", "1x1 in 4 groups", "--repeats", "1", "--slice", "0.001", "--markdown"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "layers.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "1x1 in 4 groups" in line]
+    assert row.count("|") == 9
+
+
 @pytest.mark.parametrize("case", memory.CASES)
 def test_a_training_step_needs_the_memory_of_the_hand_written_one(case):
     # optax's Adam raises a Python float to the power of an int32 count.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..core.box import Box
-from ..core.context import tls, touch, trace_state
+from ..core.context import Tracer, tls, touch, trace_state
 from ..core.freeze import is_container
 from ..core.overlay import emit
 from ..core.parameter import Buffer, Parameter
@@ -18,8 +18,9 @@ from . import hooks
 from .compiled import CompiledCall
 from .conversion import Conversion
 from .derived import find_derived
-from .modes import PLAIN, carry_no_gradient
+from .modes import PLAIN, carry_no_gradient, check_inference
 from .notes import annotate
+from .scopes import call_in_scope
 from .statedict import StateDict
 from .traversal import Traversal, contains_module
 
@@ -105,10 +106,15 @@ class Module(Traversal, Conversion, StateDict, Stateful):
                 )
                 and not hooks.any_global()
             ):
-                return self.forward(*args, **kwargs)
-            if self._compiled_call is not None and tls.overlay is None and trace_state() is None:
-                return self._compiled_call(self, *args, **kwargs)
-            return self._call(args, kwargs)
+                # Eager code, unless a raw transform is at work: its clones have a birth, its other modules tracers.
+                if tls.overlay is None and self._birth is None and not (args and isinstance(args[0], Tracer)):
+                    return self.forward(*args, **kwargs)
+                return call_in_scope(self.forward, self, args, kwargs)
+            if tls.overlay is None and trace_state() is None:
+                if self._compiled_call is not None:
+                    return self._compiled_call(self, *args, **kwargs)
+                return self._call(args, kwargs)
+            return call_in_scope(self._call, self, (args, kwargs), {})
         except Exception as error:
             annotate(error, self, args, kwargs)
             raise
@@ -116,6 +122,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call with all that can accompany it: no_grad, hooks, captures."""
         if tls.no_grad:
+            check_inference(self)
             args, kwargs = carry_no_gradient((args, kwargs))
         try:
             args, kwargs = hooks.run_pre_hooks(self, args, kwargs)

@@ -3,7 +3,12 @@
 import weakref
 from typing import Any
 
+import jax
+
+from ..core.context import Tracer
 from ..core.errors import StateError
+from ..core.structure import Layout
+from ..transforms.program import DONATED, KEEP_IT
 
 _MOST_INPUTS = 6
 
@@ -38,14 +43,29 @@ def annotate(error: Exception, module: Any, args: tuple[Any, ...], kwargs: dict[
         for place, path, text in trail.levels:
             error.__notes__[place] = f"in {path}: {text}"
     what = module._get_name() if module._modules else repr(module)
-    text = f"{what}, called with {_described(args, kwargs)}"
+    text = f"{what}, called with {described(args, kwargs)}"
     error.add_note(f"in {text}")
     trail.levels.append((len(error.__notes__) - 1, "", text))
+    if trail.last is None and isinstance(error, (RuntimeError, ValueError)) and "deleted" in str(error):
+        for name in _deleted(module):
+            error.add_note(f"in {name}: {DONATED}\n{KEEP_IT}")
+            trail.levels.append((len(error.__notes__) - 1, name, f"{DONATED}\n{KEEP_IT}"))
     trail.last = weakref.ref(module)
 
 
+def _deleted(module: Any) -> list[str]:
+    """The names of the boxes below `module` whose arrays JAX has deleted."""
+    layout = Layout((module,))
+    held = [(name, box._value) for name, box in zip(layout.names, layout.boxes, strict=False)]
+    return [
+        name
+        for name, value in held
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+    ]
+
+
 def _grow_path(error: StateError, module: Any, name: str | None, *, inner: bool) -> None:
-    if inner:
+    if inner and error.box is not None:
         own = {**module._parameters, **module._buffers, **module.__dict__["_slots"]}
         name = next((key for key, box in own.items() if box is error.box), None)
     if name is not None:
@@ -53,7 +73,8 @@ def _grow_path(error: StateError, module: Any, name: str | None, *, inner: bool)
     error.owner = repr(module) if not module._modules else module._get_name()
 
 
-def _described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The inputs of a call in few words: dtypes and shapes."""
     parts = [_value(x) for x in args] + [f"{key}={_value(x)}" for key, x in kwargs.items()]
     if len(parts) > _MOST_INPUTS:
         parts[_MOST_INPUTS:] = ["…"]

@@ -10,15 +10,21 @@ from typing import Any
 import jax
 
 from ..core.box import Box, unbox
-from ..core.effects import take
+from ..core.effects import Effects, take
 from ..core.freeze import Node
 from ..core.overlay import overlaid
 from ..core.parameter import Parameter, ParamName
 from ..core.structure import flatten_args, unflatten_args
 
 
-class _Differentiated:
-    """The arguments to differentiate: their arrays as usual, and the trainable parameters of the objects in them."""
+class Differentiated:
+    """The arguments to differentiate: their arrays as usual, and the trainable parameters of the objects in them.
+
+    Attributes:
+        boxes: the parameters, each once.
+        values: their arrays.
+        leaves: the arrays of the arguments themselves.
+    """
 
     def __init__(self, args: Sequence[Any]) -> None:
         self.leaves, self.treedef, self.objects = flatten_args(tuple(args))
@@ -28,7 +34,32 @@ class _Differentiated:
         self.values = [box.value for box in self.boxes]
 
     def args(self, leaves: list[Any]) -> Any:
-        return unflatten_args(self.treedef, leaves, self.objects)
+        """The arguments, with other arrays."""
+        return self.form(leaves, self.objects)
+
+    def form(self, leaves: Sequence[Any], objects: Sequence[Any]) -> Any:
+        """The arguments' tree, with other arrays and other things in the place of the objects."""
+        return unflatten_args(self.treedef, leaves, objects)
+
+    def forget_arrays(self) -> None:
+        """Keep the arguments' form only, for what outlives the call."""
+        self.leaves, self.values = [], []
+
+    def in_place(self, of_boxes: Sequence[Any], of_leaves: Sequence[Any], hooks: bool = False) -> Any:
+        """What there is for each parameter and array in the shape of the arguments: a dict by name for an object.
+
+        Args:
+            of_boxes, of_leaves: something for each of `boxes` and `leaves`.
+            hooks: these are gradients, which the parameters' hooks are to see.
+        """
+        by_box: dict[Any, Any] = dict(zip(self.boxes, of_boxes, strict=True))
+        if hooks:
+            by_box = {box: box._apply_hooks(gradient) for box, gradient in by_box.items()}
+        shown = [
+            by_box.get(obj) if isinstance(obj, Box) else {ParamName(n, box): by_box[box] for n, box in named.items()}
+            for obj, named in zip(self.objects, self.named, strict=True)
+        ]
+        return self.form(of_leaves, shown)
 
 
 def _trainable(obj: Any) -> dict[str, Parameter]:
@@ -37,47 +68,53 @@ def _trainable(obj: Any) -> dict[str, Parameter]:
     return {"": obj} if isinstance(obj, Parameter) and obj.requires_grad else {}
 
 
-class _Run:
-    """One differentiated call: `value` and `aux`, and the gradients of `over`'s parameters and arrays."""
+class Run:
+    """One call of a function, as a pure one of the parameters and arrays to differentiate.
 
-    def __init__(self, fun: Any, nums: Sequence[int], has_aux: bool, args: Any, kwargs: Any, **options: Any) -> None:
-        places = [_place(n, args) for n in nums]
-        self.over = over = _Differentiated([args[place] for place in places])
-        static: list[Any] = []
+    Args:
+        fun: the function.
+        nums: which of its arguments are differentiated.
+        has_aux: whether it returns `(value, aux)`.
+        args, kwargs: its arguments.
 
-        def pure(values: list[Any], leaves: list[Any]) -> Any:
-            with overlaid(dict(zip(over.boxes, values, strict=True)), closed=False) as overlay:
-                full = list(args)
-                for place, arg in zip(places, over.args(leaves), strict=True):
-                    full[place] = arg
-                out = fun(*full, **kwargs)
-                if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                    raise TypeError(
-                        f"with has_aux=True the function must return (value, aux), got {type(out).__name__}"
-                    )
-                value, aux = out if has_aux else (out, None)
-                effects, arrays = take(overlay)
-                aux_leaves, aux_tree, aux_objects = flatten_args(aux)
-            static[:] = [effects, aux_tree, aux_objects]
-            return unbox(value), (aux_leaves, arrays)
+    Attributes:
+        over: what is differentiated.
+        out: the structure of the value, once it has run.
+    """
 
-        transformed = jax.value_and_grad(pure, (0, 1), has_aux=True, **options)
-        (self.value, (aux_leaves, arrays)), (of_boxes, self.of_leaves) = transformed(over.values, over.leaves)
-        effects, aux_tree, aux_objects = static
+    def __init__(self, fun: Any, nums: Sequence[int], has_aux: bool, args: Any, kwargs: Any) -> None:
+        self.fun = fun
+        self.has_aux = has_aux
+        self.rest = args, kwargs
+        self.places = [_place(n, args) for n in nums]
+        self.over = Differentiated([args[place] for place in self.places])
+        self.out: Any = None
+        self._left: tuple[Effects, Any, list[Any]]
+
+    def pure(self, values: list[Any], leaves: list[Any]) -> Any:
+        """`(value, extras)`; the extras go to `finish`, out of the transform."""
+        over, (args, kwargs) = self.over, self.rest
+        with overlaid(dict(zip(over.boxes, values, strict=True)), closed=False) as overlay:
+            full = list(args)
+            for place, arg in zip(self.places, over.args(leaves), strict=True):
+                full[place] = arg
+            out = self.fun(*full, **kwargs)
+            if self.has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                raise TypeError(f"with has_aux=True the function must return (value, aux), got {type(out).__name__}")
+            value, aux = out if self.has_aux else (out, None)
+            value = _without_boxes(value)
+            self.out = jax.tree.structure(value)
+            effects, arrays = take(overlay)
+            aux_leaves, aux_tree, aux_objects = flatten_args(aux)
+        self._left = effects, aux_tree, aux_objects
+        return value, (aux_leaves, arrays)
+
+    def finish(self, extras: tuple[list[Any], list[Any]]) -> Any:
+        """Write what the function has written, and return its aux."""
+        effects, aux_tree, aux_objects = self._left
+        aux_leaves, arrays = extras
         effects.apply(arrays)
-        self.aux = unflatten_args(aux_tree, aux_leaves, aux_objects)
-        self.of_boxes = {box: box._apply_hooks(g) for box, g in zip(over.boxes, of_boxes, strict=True)}
-
-    def gradients(self) -> Any:
-        """The gradients in the shape of the arguments: a dict by name for an object, an array for a Parameter."""
-        over = self.over
-        in_place: list[Any] = []
-        for obj, named in zip(over.objects, over.named, strict=True):
-            if isinstance(obj, Box):
-                in_place.append(self.of_boxes.get(obj))  # pyright: ignore[reportArgumentType]
-            else:
-                in_place.append({ParamName(name, box): self.of_boxes[box] for name, box in named.items()})
-        return unflatten_args(over.treedef, self.of_leaves, in_place)
+        return unflatten_args(aux_tree, aux_leaves, aux_objects)
 
 
 def _place(num: int, args: tuple[Any, ...]) -> int:
@@ -86,7 +123,31 @@ def _place(num: int, args: tuple[Any, ...]) -> int:
     return num % len(args)
 
 
-def _named(wrapper: Callable[..., Any], fun: Any) -> Callable[..., Any]:
+def _without_boxes(value: Any) -> Any:
+    """The value of a differentiated function, boxes as their arrays."""
+    if isinstance(value, jax.Array):
+        return value
+
+    def one(x: Any) -> Any:
+        if isinstance(x, Node):
+            raise TypeError(
+                f"a differentiated function returns a {type(x).__name__}, which has no derivative: return arrays, "
+                "and the object as aux (has_aux=True)"
+            )
+        return unbox(x)
+
+    return jax.tree.map(one, value, is_leaf=lambda x: isinstance(x, (Box, Node)))
+
+
+def _value_and_grad(run: Run, **options: Any) -> tuple[Any, Any, list[Any], list[Any]]:
+    """The value, aux, and the gradients by `run.over`'s parameters and arrays."""
+    transformed = jax.value_and_grad(run.pure, (0, 1), has_aux=True, **options)
+    (value, extras), (of_boxes, of_leaves) = transformed(run.over.values, run.over.leaves)
+    return value, run.finish(extras), of_boxes, of_leaves
+
+
+def named(wrapper: Callable[..., Any], fun: Any) -> Callable[..., Any]:
+    """The wrapper, with a name that says what it wraps."""
     wrapper.__name__ = f"{wrapper.__name__}_{getattr(fun, '__name__', type(fun).__name__)}"
     return wrapper
 
@@ -121,12 +182,12 @@ def value_and_grad(
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def value_and_grad_of(*args: Any, **kwargs: Any) -> Any:
-        run = _Run(fun, nums, has_aux, args, kwargs, holomorphic=holomorphic, allow_int=allow_int)
-        gradients = run.gradients()
-        gradients = gradients[0] if isinstance(argnums, int) else gradients
-        return ((run.value, run.aux) if has_aux else run.value), gradients
+        run = Run(fun, nums, has_aux, args, kwargs)
+        value, aux, *found = _value_and_grad(run, holomorphic=holomorphic, allow_int=allow_int)
+        gradients = run.over.in_place(*found, hooks=True)
+        return ((value, aux) if has_aux else value), (gradients[0] if isinstance(argnums, int) else gradients)
 
-    return _named(value_and_grad_of, fun)
+    return named(value_and_grad_of, fun)
 
 
 def grad(
@@ -153,7 +214,7 @@ def grad(
         value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
 
-    return _named(grad_of, fun)
+    return named(grad_of, fun)
 
 
 def backward(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -178,11 +239,13 @@ def backward(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux:
     nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def backward_of(*args: Any, **kwargs: Any) -> Any:
-        run = _Run(fun, nums, has_aux, args, kwargs)
+        run = Run(fun, nums, has_aux, args, kwargs)
         if run.over.leaves:
             raise TypeError("jm.backward adds into parameters' .grad: differentiate Modules and Parameters, not arrays")
-        for box, gradient in run.of_boxes.items():
+        value, aux, of_boxes, _ = _value_and_grad(run)
+        for box, gradient in zip(run.over.boxes, of_boxes, strict=True):
+            gradient = box._apply_hooks(gradient)
             box.grad = gradient if box.grad is None else box.grad + gradient  # pyright: ignore
-        return (run.value, run.aux) if has_aux else run.value
+        return (value, aux) if has_aux else value
 
-    return _named(backward_of, fun)
+    return named(backward_of, fun)

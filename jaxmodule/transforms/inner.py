@@ -23,26 +23,26 @@ T = TypeVar("T")
 class Ref:
     """An object in a sealed tree: no arrays, and equal only to itself."""
 
-    __slots__ = ("object",)
+    __slots__ = ("target",)
 
     def __init__(self, obj: Any) -> None:
-        self.object = obj
+        self.target = obj
 
 
 class _Identity:
-    __slots__ = ("object",)
+    __slots__ = ("target",)
 
     def __init__(self, obj: Any) -> None:
-        self.object = obj
+        self.target = obj
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.object is other.object
+        return isinstance(other, _Identity) and self.target is other.target
 
     def __hash__(self) -> int:
-        return id(self.object)
+        return id(self.target)
 
     def __repr__(self) -> str:
-        return f"<this {type(self.object).__name__}>"
+        return f"<this {type(self.target).__name__}>"
 
 
 class Made:
@@ -55,7 +55,7 @@ class Made:
         self.tree = tree
 
 
-jax.tree_util.register_pytree_node(Ref, lambda r: ((), _Identity(r.object)), lambda aux, _: Ref(aux.object))
+jax.tree_util.register_pytree_node(Ref, lambda r: ((), _Identity(r.target)), lambda aux, _: Ref(aux.target))
 jax.tree_util.register_pytree_node(Made, lambda m: (m.leaves, m.tree), lambda tree, leaves: Made(leaves, tree))
 
 
@@ -89,7 +89,7 @@ def unseal(tree: Any) -> Any:
 
     def one(x: Any) -> Any:
         if isinstance(x, Ref):
-            return x.object
+            return x.target
         return jax.tree_util.tree_unflatten(x.tree, x.leaves) if isinstance(x, Made) else x
 
     return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, (Ref, Made)))
@@ -168,13 +168,15 @@ class Body:
     Attributes:
         overlay: where it ran.
         written: the boxes that it wrote and did not make, in order.
+        sinks: (sink, key) of the values that it emitted.
+        born: the boxes that it made and gave to objects, with the encoding of those that hold no array (`extras`).
     """
 
     def __init__(self) -> None:
         self.overlay: Overlay
         self.written: list[Box] = []
-        self._sinks: list[tuple[Any, Any]] = []
-        self._born: list[tuple[Box, Encoding | None]] = []
+        self.sinks: list[tuple[Any, Any]] = []
+        self.born: list[tuple[Box, Encoding | None]] = []
 
     @contextmanager
     def run(self, *entering: tuple[States, Sequence[Any]], known: bool = True) -> Iterator[Overlay]:
@@ -198,7 +200,7 @@ class Body:
             more = [box for box in self.written if box not in have]
             if more and known:
                 raise NewWrites(more)
-            self._sinks = [(sink, key) for sink, key, _ in overlay.emitted]
+            self.sinks = [(sink, key) for sink, key, _ in overlay.emitted]
 
     def wrote(self, states: States) -> list[Box]:
         """Which of these boxes it wrote."""
@@ -217,22 +219,22 @@ class Body:
             encoding = encode(value) if box._container or value is None else None
             born.append((box, encoding and encoding.stripped()))
             values.append(value if encoding is None else encoding.arrays)
-        self._born = born
+        self.born = born
         emitted = [jax.tree.map(unbox, value, is_leaf=_is_object) for _, _, value in overlay.emitted]
         return values, emitted
 
     def give_back(self, extras: tuple[list[Any], list[Any]], of_born: Callable[[Any], Any] = lambda x: x) -> None:
         """Do with `extras`, which have left the transform, what the function did. `of_born`: for each array."""
         born, emitted = extras
-        for (box, encoding), value in zip(self._born, born, strict=True):
+        for (box, encoding), value in zip(self.born, born, strict=True):
             value = jax.tree.map(of_born, value)
             birth(box, value if encoding is None else rebuild(encoding, value))
-        for (sink, key), value in zip(self._sinks, emitted, strict=True):
+        for (sink, key), value in zip(self.sinks, emitted, strict=True):
             emit(sink, key, value)
 
     def refuse_emissions(self, what: str) -> None:
         """Raise for a value that cannot leave the transform."""
-        if self._sinks:
+        if self.sinks:
             raise StateError(
                 f"a value is captured inside {what}, where it may be made never or many times.",
                 "Capture a module outside of it, or return the value.",

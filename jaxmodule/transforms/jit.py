@@ -5,7 +5,6 @@ program), hands the boxes' arrays to a plain `jax.jit` function, and puts the bo
 """
 
 import functools
-import inspect
 import types
 import weakref
 from collections.abc import Callable, Iterable
@@ -18,61 +17,38 @@ from ..core.context import process_keys, tls
 from ..core.freeze import Node
 from ..core.structure import Layout, flatten_args, unflatten_args
 from ..random import default_generator
+from ._jit_args import NO_STATICS, Statics, argument_names, by_place_and_name, check_leaves, unbind
+from ._jit_options import Arrangement, Options
+from ._jit_report import History
+from .aot import Lowered
 from .program import Plan, Program, describe, output, tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-class _Statics:
-    """The static arguments of one call: compared by value, and put back in their places when the program is traced."""
-
-    __slots__ = ("kwargs", "places", "prefix")
-
-    def __init__(self, places: dict[int, Any], kwargs: dict[str, Any], prefix: int) -> None:
-        self.places = places
-        self.kwargs = kwargs
-        self.prefix = prefix
-
-    def merge(self, args: tuple[Any, ...]) -> list[Any]:
-        merged = list(args)
-        for place in sorted(self.places):
-            merged.insert(self.prefix + place, self.places[place])
-        return merged
-
-    def key(self) -> Any:
-        items = [*self.places.items(), *sorted(self.kwargs.items())]
-        key = tuple([(name, type(value), value) for name, value in items])
-        try:
-            hash(key)
-        except TypeError:
-            raise ValueError(
-                f"static arguments must be hashable, got {[(n, type(v).__name__) for n, v in items]}"
-            ) from None
-        return key
-
-
 _MAX_PLANS = 256  # plans are cheap to make again; a capture block or a short-lived object makes one
-_NO_STATICS = _Statics({}, {}, 0)
 
 
 class JitFunction(Generic[P, R]):
-    """What `jit` returns. `lower(*args)` gives JAX's `Lowered`; `clear_cache()` forgets the compiled programs."""
+    """What `jit` returns. `lower(*args)` compiles ahead of time; `clear_cache()` forgets the compiled programs."""
 
     def __init__(
         self,
         fun: Callable[P, R],
         static_argnums: int | Iterable[int] | None,
         static_argnames: str | Iterable[str] | None,
-        donate: bool,
+        options: Options,
     ) -> None:
-        self._function, self._prefix, self._bound = _unbind(fun)
-        self._static_nums, self._static_names = _static_arguments(fun, static_argnums, static_argnames)
-        self._donate = donate
+        self._function, self._prefix, self._bound = unbind(fun)
+        self._static_nums, self._static_names = by_place_and_name(
+            fun, static_argnums, static_argnames, "static_argnames"
+        )
+        self._options = options
         self._programs: dict[Any, Program] = {}
         self._plans: dict[Any, Plan] = {}
         self._last: _Last | None = None
         self._label = getattr(fun, "__qualname__", type(fun).__name__)
+        self._history = History(self._label)
         functools.update_wrapper(self, fun if hasattr(fun, "__name__") else self._function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,83 +62,98 @@ class JitFunction(Generic[P, R]):
             self._last = _Last(plan, args, objects[-1]) if simple and all(map(_is_simple, args)) else None
         spec, out = plan.call(objects, leaves)
         if spec.structural:  # what it did to the objects' structure happens only while it is traced
-            self._last = None
-            self._plans = {k: p for k, p in self._plans.items() if p is not plan}
-            self._programs = {k: p for k, p in self._programs.items() if p is not plan.program}
+            self._drop(plan)
         return out
 
-    def _plan(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[Any]]:
-        statics = _NO_STATICS
+    def _drop(self, plan: Plan) -> None:
+        self._last = None
+        self._plans = {k: p for k, p in self._plans.copy().items() if p is not plan}
+        self._programs = {k: p for k, p in self._programs.copy().items() if p is not plan.program}
+
+    def _inputs(self, args: Any, kwargs: Any) -> tuple[list[Any], Any, list[Any], Statics]:
+        """The arguments of a call as arrays, the tree that they and the objects make, the objects, what is static."""
+        statics = NO_STATICS
         if self._static_nums or self._static_names:
             args, kwargs, statics = self._split(args, kwargs)
         leaves, treedef, objects = flatten_args((self._prefix + args, {**self._bound, **kwargs}))
         objects.append(default_generator())
-        key = (treedef, tls.ambient, statics.key() if statics is not _NO_STATICS else None, *map(id, objects))
+        return leaves, treedef, objects, statics
+
+    def _plan(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[Any]]:
+        leaves, treedef, objects, statics = self._inputs(args, kwargs)
+        key = (treedef, tls.ambient, statics.key() if statics is not NO_STATICS else None, *map(id, objects))
         plan = self._plans.get(key)
         if plan is None or not plan.layout.current():
             if len(self._plans) > _MAX_PLANS:
                 self._plans.clear()
-            _check_leaves(args, kwargs)
-            plan = self._plans[key] = self._make_plan(objects, treedef, statics)
+            args, kwargs = self._split(args, kwargs)[:2] if statics is not NO_STATICS else (args, kwargs)
+            check_leaves(args, kwargs)
+            layout = Layout(objects)
+            plan = self._plans[key] = Plan(layout, self._program(layout, objects, treedef, statics))
             plan.watch(objects, functools.partial(_forget, weakref.ref(self), key))
         return plan, objects, leaves
 
-    def _make_plan(self, objects: list[Any], treedef: Any, statics: _Statics) -> Plan:
-        layout = Layout(objects)
+    def _key(self, layout: Layout, treedef: Any, statics: Statics) -> Any:
+        """All that two calls of one program have in common, but for shapes and dtypes."""
         index = {id(ref()): i for i, ref in enumerate(layout.nodes)}
-        captured = [capture.relation(index) for capture in tls.captures]
-        modes = (tls.no_grad, tls.cached, *captured, *[key() for key in process_keys])
-        static_key = statics.key() if statics is not _NO_STATICS else None
-        key = (treedef, layout.structure, modes, static_key)
+        captured = tuple([capture.relation(index) for capture in tls.captures])
+        modes = (tls.no_grad, tls.cached, captured, tuple([key() for key in process_keys]))
+        return (treedef, layout.structure, modes, statics.key() if statics is not NO_STATICS else None)
+
+    def _program(self, layout: Layout, objects: list[Any], treedef: Any, statics: Statics) -> Program:
+        key = self._key(layout, treedef, statics)
         program = self._programs.get(key)
         if program is None:
-            program = self._programs.setdefault(key, Program(self._function, treedef, statics, self._donate))
-        return Plan(layout, program)
+            arrangement = None
+            if self._options.arranged:
+                prefix = len(self._prefix)
+                arrangement = Arrangement(self._options, layout, objects, treedef, statics, prefix)
+            history = functools.partial(self._history.note, key, functools.partial(argument_names, self._function))
+            program = Program(self._function, treedef, statics, self._options.donate, arrangement, history)
+            program = self._programs.setdefault(key, program)
+        return program
 
-    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], _Statics]:
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Statics]:
         nums = {n if n >= 0 else n + len(args) for n in self._static_nums}
         places = {i: args[i] for i in nums if i < len(args)}
         named = {k: v for k, v in kwargs.items() if k in self._static_names}
         rest = tuple(a for i, a in enumerate(args) if i not in places)
-        return rest, {k: v for k, v in kwargs.items() if k not in named}, _Statics(places, named, len(self._prefix))
+        return rest, {k: v for k, v in kwargs.items() if k not in named}, Statics(places, named, len(self._prefix))
 
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Trace and lower for these arguments without running: JAX's `Lowered`. Nothing is written to the objects."""
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered[R]:
+        """Trace and lower for these arguments without running. Nothing is written to the objects.
+
+        Arrays may be given as `jax.ShapeDtypeStruct`, and so may those of a Module (`jm.eval_shape`).
+
+        Returns:
+            JAX's `Lowered` in a wrapper whose `compile()` gives something that is called as this function is.
+
+        Example:
+            >>> import jax.numpy as jnp, jaxmodule as jm
+            >>> from jaxmodule import nn
+            >>> model, x = nn.Linear(3, 2), jnp.ones((4, 3))
+            >>> forward = jm.jit(lambda model, x: model(x)).lower(model, x).compile()
+            >>> forward(model, x).shape
+            (4, 2)
+        """
         plan, objects, leaves = self._plan(args, kwargs)
-        plan.program.pending.call = (plan.layout, objects)
-        try:
-            return plan.program.compiled.lower(plan.layout.values(), leaves)
-        finally:
-            plan.program.pending.call = None
+        lowered = plan.lower(objects, leaves)
+        _, _, _, statics = self._inputs(args, kwargs)
+        names = argument_names(self._function, plan.program.treedef, objects, statics)
+        return Lowered(lowered, plan, leaves, self._key(plan.layout, plan.program.treedef, statics), names, self)
 
     def clear_cache(self) -> None:
         """Forget all compiled programs."""
         self._last = None
         self._plans.clear()
         self._programs.clear()
+        self._history.clear()
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
     def __repr__(self) -> str:
         return f"jm.jit({self._label})"
-
-
-def _check_leaves(args: Any, kwargs: Any) -> None:
-    """Raise for an argument that JAX can't take, by its own name rather than by its place among ours."""
-    _, _, objects = flatten_args((args, kwargs))
-    paths = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=lambda x: any(x is obj for obj in objects))[0]
-    for path, leaf in paths:
-        if (
-            not isinstance(leaf, (Node, Box))
-            and not hasattr(leaf, "dtype")
-            and not isinstance(leaf, (int, float, complex))
-        ):
-            where = jax.tree_util.keystr(path[1:])
-            raise TypeError(
-                f"jm.jit: argument {where} is a {type(leaf).__name__}, which is no array. "
-                "Name it in static_argnames or static_argnums to compile it in."
-            )
 
 
 def _forget(function: Any, key: Any, _: Any) -> None:
@@ -211,44 +202,6 @@ class _Last:
         return objects, leaves
 
 
-def _unbind(fun: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """The function under bound methods, callable modules and partials, and the arguments that they bind."""
-    if isinstance(fun, Node) and callable(fun):
-        return _call_object, (fun,), {}
-    if isinstance(fun, types.MethodType) and isinstance(fun.__self__, (Node, Box)):
-        return fun.__func__, (fun.__self__,), {}
-    if isinstance(fun, functools.partial):
-        inner, prefix, bound = _unbind(fun.func)
-        _, _, objects = flatten_args((fun.args, fun.keywords))
-        if prefix or objects:
-            return inner, prefix + fun.args, {**bound, **fun.keywords}
-    return fun, (), {}
-
-
-def _call_object(obj: Any, *args: Any, **kwargs: Any) -> Any:
-    return obj(*args, **kwargs)
-
-
-def _static_arguments(fun: Any, nums: Any, names: Any) -> tuple[tuple[int, ...], frozenset[str]]:
-    """Static arguments by position and by name, each inferred from the other where the signature tells, as in JAX."""
-    nums = () if nums is None else (nums,) if isinstance(nums, int) else tuple(nums)
-    names = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-    if not nums and not names:
-        return (), frozenset()
-    try:
-        parameters = list(inspect.signature(fun).parameters.values())
-    except (TypeError, ValueError):
-        return nums, frozenset(names)
-    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    unknown = [n for n in names if n not in {p.name for p in parameters}]
-    if unknown and not accepts_any:
-        raise ValueError(f"jm.jit: {fun} has no argument named {unknown[0]!r} (static_argnames)")
-    by_name = {positional.index(n) for n in names if n in positional}
-    by_num = {positional[n] for n in nums if -len(positional) <= n < len(positional)}
-    return tuple(sorted({*nums, *by_name})), frozenset({*names, *by_num})
-
-
 @overload
 def jit(
     fun: Callable[P, R],
@@ -256,6 +209,10 @@ def jit(
     static_argnums: int | Iterable[int] | None = None,
     static_argnames: str | Iterable[str] | None = None,
     donate: bool = False,
+    donate_argnums: int | Iterable[int] | None = None,
+    donate_argnames: str | Iterable[str] | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
 ) -> JitFunction[P, R]: ...
 @overload
 def jit(
@@ -264,6 +221,10 @@ def jit(
     static_argnums: int | Iterable[int] | None = None,
     static_argnames: str | Iterable[str] | None = None,
     donate: bool = False,
+    donate_argnums: int | Iterable[int] | None = None,
+    donate_argnames: str | Iterable[str] | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
 ) -> Callable[[Callable[P, R]], JitFunction[P, R]]: ...
 def jit(
     fun: Any = None,
@@ -271,12 +232,17 @@ def jit(
     static_argnums: int | Iterable[int] | None = None,
     static_argnames: str | Iterable[str] | None = None,
     donate: bool = False,
+    donate_argnums: int | Iterable[int] | None = None,
+    donate_argnames: str | Iterable[str] | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
 ) -> Any:
     """Compile a function whose arguments may be, or contain, Modules, optimizers and generators.
 
     What the function does to them (BatchNorm statistics, optimizer steps, random draws) is done to the objects when the
     call returns; if it raises, nothing is. A change of structure between calls (mode, freezing, hooks, attributes,
-    sharing, ...) is seen, and compiles a new program.
+    sharing, ...) is seen, and compiles a new program; the fourth trace of one function warns (`RetraceWarning`) and
+    says what differs.
 
     Args:
         fun: the function; or a Module, a Module's bound method, or a `functools.partial` with a Module in it, which
@@ -285,6 +251,13 @@ def jit(
         donate: hand the old arrays of all boxes to the program for reuse. A step then needs the memory of one set of
             parameters and optimizer state, not two; other references to the old arrays (a `state_dict` taken before)
             are deleted by it.
+        donate_argnums, donate_argnames: as in `jax.jit`: hand the arrays of these arguments to the program, those of
+            an object's boxes likewise.
+        in_shardings: as in `jax.jit`: a sharding, or None for whatever an array has, for all arguments; or a tuple with
+            an entry for each positional argument that is not static. An object may be given one sharding for all its
+            arrays, or a dict {pattern of dotted names: sharding}, where a name that none matches is left as it is. What
+            is written to a box that is given a sharding keeps it.
+        out_shardings: the same for what the function returns.
 
     Returns:
         A callable with `lower` and `clear_cache`.
@@ -300,11 +273,15 @@ def jit(
         >>> forward(model, jnp.ones((4, 3))).shape
         (4, 2)
     """
-    if fun is None:
-        return lambda fun: JitFunction(fun, static_argnums, static_argnames, donate)
-    if not callable(fun):
-        raise TypeError(f"jm.jit needs a callable, got {type(fun).__name__}")
-    return JitFunction(fun, static_argnums, static_argnames, donate)
+
+    def make(fun: Any) -> JitFunction[Any, Any]:
+        if not callable(fun):
+            raise TypeError(f"jm.jit needs a callable, got {type(fun).__name__}")
+        nums, names = by_place_and_name(fun, donate_argnums, donate_argnames, "donate_argnames")
+        options = Options(donate, nums, names, in_shardings, out_shardings)
+        return JitFunction(fun, static_argnums, static_argnames, options)
+
+    return make if fun is None else make(fun)
 
 
 def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -319,7 +296,7 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         >>> jm.eval_shape(nn.Linear, 3, 2).weight.shape
         (2, 3)
     """
-    function, prefix, bound = _unbind(fun)
+    function, prefix, bound = unbind(fun)
     leaves, treedef, objects = flatten_args((prefix + args, {**bound, **kwargs}))
     objects.append(default_generator())
     dynamic = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]

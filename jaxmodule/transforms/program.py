@@ -13,11 +13,21 @@ from typing import Any
 import jax
 
 from ..core.box import Box
-from ..core.context import tls, trace_state
+from ..core.context import Tracer, tls, trace_state
 from ..core.effects import Effects, take
+from ..core.errors import StateError
 from ..core.overlay import Overlay, overlaid
 from ..core.parameter import GradBox, ParamName
 from ..core.structure import Layout, flatten_args, unflatten_args
+
+DONATED = (
+    "its array is deleted: an earlier call (donate=True, donate_argnums, ...) was given this very array for reuse,\n"
+    "from another object that held it too."
+)
+KEEP_IT = (
+    "Give the two objects arrays of their own before such a call, as copy.deepcopy(model) and\n"
+    "other.load_state_dict(jax.tree.map(jnp.copy, model.state_dict())) do; now load a state that is alive into it."
+)
 
 
 class Spec:
@@ -53,13 +63,15 @@ jax.tree_util.register_pytree_node(Result, lambda r: (r.arrays, r.spec), Result)
 class Plan:
     """How to call a program with particular objects: where their boxes are."""
 
-    __slots__ = ("_roots", "_written", "layout", "program", "targets")
+    __slots__ = ("_roots", "_written", "layout", "program", "targets", "watchers")
 
     def __init__(self, layout: Layout, program: Any) -> None:
         self.layout = layout
         self.program = program
         self.targets = layout.targets()
         self._written: dict[Spec, tuple[list[Box], bool]] = {}
+        # Those of the active captures that want to know of every call's end; a plan is for one set of captures.
+        self.watchers = tuple([capture for capture in tls.captures if hasattr(capture, "returned")])
 
     def call(self, objects: list[Any], leaves: list[Any]) -> Any:
         """Run the program on these objects, whose layout the plan has; returns the function's value."""
@@ -67,9 +79,12 @@ class Plan:
         values = self.layout.values()
         if program.donate:
             values = _unaliased(values, self.layout.boxes)
-        program.pending.call = (self.layout, objects)
+        program.pending.call = (self.layout, objects, False)
         try:
             result = program.compiled(values, leaves)
+        except Exception as error:
+            _explain(error, self.layout, values)
+            raise
         finally:
             program.pending.call = None
         spec = result.spec
@@ -81,7 +96,18 @@ class Plan:
         boxes, plain = written
         fast = plain and tls.overlay is None and trace_state() is None
         spec.effects.apply(arrays, self.member, boxes, fast)
+        for watcher in self.watchers:
+            watcher.returned()
         return spec, output(spec, out, self.member)
+
+    def lower(self, objects: list[Any], leaves: list[Any]) -> Any:
+        """JAX's `Lowered` of the program. What its trace changed in the objects' structure is undone."""
+        program = self.program
+        program.pending.call = (self.layout, objects, True)
+        try:
+            return program.compiled.lower(self.layout.values(), leaves)
+        finally:
+            program.pending.call = None
 
     def member(self, place: Any) -> Any:
         """The box or object with a number (see `describe`), of those that this plan is for."""
@@ -123,31 +149,69 @@ def _unaliased(values: list[Any], boxes: list[Box]) -> list[Any]:
     return values
 
 
-class Program:
-    """A `jax.jit` function of one structure; it is traced again by JAX for other shapes and dtypes."""
+def _explain(error: Exception, layout: Layout, values: list[Any]) -> None:
+    """Raise a better error where a call failed for an array that an earlier call was given for good."""
+    for value, box, name in zip(values, layout.boxes, [*layout.names, *[None] * len(values)], strict=False):
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+            better = StateError(DONATED, KEEP_IT, box)
+            better.path = name or "a parameter's gradient"
+            raise better from error
 
-    def __init__(self, function: Callable[..., Any], treedef: Any, statics: Any, donate: bool) -> None:
+
+class Program:
+    """A `jax.jit` function of one structure; it is traced again by JAX for other shapes and dtypes.
+
+    Args:
+        function: the user's.
+        treedef: the tree of its arguments, with holes for objects.
+        statics: its static arguments.
+        donate: whether all boxes' arrays are donated.
+        arrangement: single donated arguments, and shardings.
+        history: called with (treedef, statics, objects, values, leaves) by every trace.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        treedef: Any,
+        statics: Any,
+        donate: bool,
+        arrangement: Any = None,
+        history: Callable[..., None] | None = None,
+    ) -> None:
         self.function = function
         self.treedef = treedef
         self.statics = statics
-        self.donate = donate
+        self.arrangement = arrangement
+        self.donate = donate and arrangement is None
+        self.history = history
         self.pending = threading.local()
 
         def pure(values: list[Any], leaves: list[Any]) -> Result:
             return self._pure(values, leaves)
 
         pure.__name__ = pure.__qualname__ = getattr(function, "__name__", "function")  # names the program in profiles
-        self.compiled = jax.jit(pure, donate_argnums=(0,) if donate else ())
+        self.compiled: Any
+        if arrangement is None:
+            self.compiled = jax.jit(pure, donate_argnums=(0,) if donate else ())
+        else:
+            self.compiled = arrangement.compile(pure)
 
     def _pure(self, values: list[Any], leaves: list[Any]) -> Result:
-        layout, objects = self.pending.call
+        layout, objects, lowering = self.pending.call
+        if self.history is not None and not lowering:
+            self.history(self.treedef, self.statics, objects, values, leaves)
         with tracing(layout, values) as overlay:
             args, kwargs = unflatten_args(self.treedef, leaves, objects)
             out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
             if self.donate:  # what is donated and not written comes back as it is, or the box would hold a dead array
                 for box in (*layout.boxes, *[box for box, _ in layout.cells]):
                     overlay.written.setdefault(box)
+            if self.arrangement is not None:
+                out = self.arrangement.finish(overlay, layout, out)
             spec, out_leaves, arrays = describe(overlay, layout, objects, out)
+            if lowering:
+                overlay.roll_back()
         return Result(spec, (out_leaves, arrays))
 
 

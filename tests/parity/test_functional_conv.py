@@ -66,6 +66,125 @@ def test_arguments_are_torchs() -> None:
         assert bare(getattr(F, name)) == documented
 
 
+# -- the spellings for CPU ----------------------------------------------------------------------------------------
+# input, weight, arguments: depthwise (one output a channel, and two), windows that don't overlap, groups (few, many),
+# three dimensions, and what is XLA's own
+SPELLED = {
+    "depthwise1d": ((2, 3, 9), (3, 1, 4), {"groups": 3, "stride": 2, "padding": 1}),
+    "depthwise2d": ((2, 3, 7, 6), (6, 1, 3, 2), {"groups": 3, "stride": (2, 1), "padding": 2, "dilation": (1, 2)}),
+    "depthwise3d": ((1, 2, 4, 5, 4), (2, 1, 2, 3, 2), {"groups": 2, "padding": 1, "stride": (1, 2, 3)}),
+    "large depthwise": ((1, 2, 13, 13), (2, 1, 12, 12), {"groups": 2, "padding": 1}),
+    "1x1": ((2, 3, 4, 5), (4, 3, 1, 1), {}),
+    "1x1, stride": ((2, 4, 5, 5), (6, 2, 1, 1), {"groups": 2, "stride": (2, 3), "padding": (1, 0), "dilation": 2}),
+    "patches": ((2, 3, 7, 8), (4, 3, 2, 3), {"stride": (2, 4)}),
+    "padded patches": ((1, 4, 5, 4, 3), (4, 2, 2, 1, 2), {"stride": 2, "padding": 1, "groups": 2}),
+    "groups": ((1, 6, 5, 4), (9, 2, 3, 3), {"groups": 3, "padding": 1, "stride": 2}),
+    "many groups": ((1, 24, 3), (12, 2, 2), {"groups": 12}),
+    "very many groups": ((2, 74, 4), (37, 2, 3), {"groups": 37, "stride": 2, "padding": 1}),
+    "wide groups": ((1, 64, 4), (68, 32, 3), {"groups": 2, "stride": 2, "dilation": 1}),
+    "3d": ((2, 2, 4, 5, 3), (3, 2, 3, 2, 2), {"stride": (2, 1, 2), "padding": (1, 0, 1), "dilation": (1, 2, 1)}),
+    "3d, groups": ((1, 4, 4, 3, 3), (6, 2, 3, 2, 2), {"groups": 2, "padding": 1}),
+    "dense": ((1, 2, 5, 5), (3, 2, 3, 3), {"stride": 2, "padding": 1}),
+}
+
+
+def conv_of(shape: tuple[int, ...], **options: Any) -> Any:
+    return lambda x, w: getattr(F, f"conv{len(shape) - 2}d")(x, w, **options)
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_spellings_for_cpu(case: str) -> None:
+    x, w, options = SPELLED[case]
+    compare_call(f"conv{len(x) - 2}d", [normal(*x), normal(*w, seed=1)], rtol=2e-5, **options)
+
+
+@pytest.mark.parametrize("case", ["depthwise2d", "padded patches", "groups", "very many groups", "3d"])
+def test_other_platforms_compute_the_same(case: str) -> None:
+    """What they run is only lowered there, so all three forms of it are compared here with the spelling for CPU."""
+    from jaxmodule.nn.functional import _conv_cpu, _conv_xla
+
+    x, w, options = SPELLED[case]
+    arrays = jnp.asarray(normal(*x)), jnp.asarray(normal(*w, seed=1))
+    program = jax.make_jaxpr(conv_of(x, **options))(*arrays)
+    (params,) = [e.params for e in program.eqns if e.primitive.name == "jaxmodule_convolution"]
+    geometry, operands = params["geometry"], dict(enumerate((*arrays, conv_of(x, **options)(*arrays))))
+    for wanted in (_conv_xla.OUTPUT, _conv_xla.INPUT, _conv_xla.WEIGHT):
+        a, b = (operand for slot, operand in operands.items() if slot != wanted)
+        by_xla = jax.jit(lambda a, b, i=wanted: _conv_xla.by_xla(a, b, wanted=i, geometry=geometry, precision=None))
+        assert_close(jax.jit(lambda a, b, i=wanted: _conv_cpu.spelled(i, a, b, geometry))(a, b), by_xla(a, b))
+
+
+@pytest.mark.parametrize("case", ["depthwise1d", "1x1, stride", "many groups"])
+def test_spellings_have_derivatives_in_both_modes(case: str) -> None:
+    x, w, options = SPELLED[case]
+    arrays = jnp.asarray(normal(*x)), jnp.asarray(normal(*w, seed=1))
+    convolve = jax.jit(conv_of(x, **options))
+    check_grads(convolve, arrays, order=2, rtol=1e-2, atol=1e-2)
+    hessian = jax.hessian(lambda w: jnp.sum(jnp.square(convolve(arrays[0], w))))(arrays[1])
+    assert hessian.shape == 2 * w
+    value, linear = jax.linearize(convolve, *arrays)
+    assert_close(linear(*arrays), 2 * value)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 1), (2, 0)], ids=str)
+@pytest.mark.parametrize("case", ["depthwise1d", "groups"])
+def test_vmap_of_spellings(case: str, axes: tuple[int | None, int | None]) -> None:
+    x, w, options = SPELLED[case]
+    shapes = [s if axis is None else (*s[:axis], 3, *s[axis:]) for s, axis in zip((x, w), axes, strict=True)]
+    arrays = [jnp.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    convolve = conv_of(x, **options)
+
+    def train(x: jax.Array, w: jax.Array) -> Any:
+        y, pull = jax.vjp(convolve, x, w)
+        return y, *pull(jnp.cos(y))
+
+    mapped = jax.jit(jax.vmap(train, axes))(*arrays)
+    for i in range(3):
+        one = jax.jit(train)(
+            *(a if axis is None else jnp.take(a, i, axis) for a, axis in zip(arrays, axes, strict=True))
+        )
+        for got, expected in zip(mapped, one, strict=True):
+            assert_close(got[i], expected)
+
+
+def test_gpus_and_tpus_get_xlas_convolution() -> None:
+    x, w, options = SPELLED["depthwise2d"]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x, w)]
+    traced = jax.jit(conv_of(x, **options)).trace(*shapes)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.convolution" in text
+        assert "feature_group_count = 3" in text
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    train = jax.jit(jax.grad(lambda x, w: jnp.sum(conv_of(w.shape, **options)(x, w)), (0, 1)))
+    everywhere = jax.export.export(train, platforms=["cpu", "cuda", "tpu"])(*shapes)
+    arrays = jnp.asarray(normal(*x)), jnp.asarray(normal(*w, seed=1))
+    for got, expected in zip(everywhere.call(*arrays), train(*arrays), strict=True):
+        assert_close(got, expected)
+    with jax.default_matmul_precision("highest"):
+        inside = jax.jit(conv_of(x, **options)).trace(*shapes)
+    assert "HIGHEST" in inside.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_convolutions_in_a_shard_map(checked: bool) -> None:
+    x, w, options = SPELLED["depthwise2d"]
+    arrays = jnp.asarray(normal(*x)), jnp.asarray(normal(*w, seed=1))
+
+    def loss(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(conv_of(w.shape, **options)(x, w)))
+
+    def part(x: jax.Array, w: jax.Array) -> Any:
+        by_input, by_weight = jax.grad(loss, (0, 1))(x, w)
+        return by_input, by_weight if checked else jax.lax.psum(by_weight, "data")  # unchecked, it is the part's own
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec, same = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    sharded = jax.shard_map(part, mesh=mesh, in_specs=(spec, same), out_specs=(spec, same), check_vma=checked)
+    for got, expected in zip(jax.jit(sharded)(*arrays), jax.grad(loss, (0, 1))(*arrays), strict=True):
+        assert_close(got, expected)
+
+
 # -- convolutions -----------------------------------------------------------------------------------------------
 def conv_arrays(n: int, transposed: bool = False, batch: tuple[int, ...] = (2,), dtype: Any = np.float32) -> list[Any]:
     x, w = normal(*batch, 2, *(5,) * n), normal(*((2, 3) if transposed else (3, 2)), *(2,) * n, seed=1)
@@ -265,24 +384,6 @@ def test_conv_transpose_arguments_of_each_dimension() -> None:
 
 def test_depthwise_conv_transpose() -> None:
     compare_call("conv_transpose2d", [normal(2, 4, 3, 3), normal(4, 2, 4, 4, seed=1)], groups=4, stride=2, padding=1)
-
-
-@pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"groups": 2}, {"padding": 1}], ids=str)
-def test_both_ways_to_compute_a_transposed_convolution_agree(options: dict[str, Any]) -> None:
-    """What other platforms than CPU run is only lowered there, so compare its value and gradients here."""
-    from jaxmodule.nn.functional import _conv
-
-    x, w = jnp.asarray(normal(2, 4, 3, 4)), jnp.asarray(normal(4, 3, 3, 2, seed=1))
-    full = {"stride": 1, "padding": 0, "groups": 1, **options}
-    size = tuple((n - 1) * full["stride"] - 2 * full["padding"] + k for n, k in zip((3, 4), (3, 2), strict=True))
-    pairs = {name: (full[name],) * 2 for name in ("stride", "padding")}
-    shared = {**pairs, "size": size, "dilation": (1, 1), "groups": full["groups"]}
-    results = []
-    for function in (_conv._transposed, _conv._transposed_by_columns):
-        y, vjp = jax.vjp(jax.jit(lambda x, w, f=function: f(x, w, **shared)), x, w)
-        results.append([y, *vjp(jnp.cos(y))])
-    for a, b in zip(*results, strict=True):
-        assert_close(a, b)
 
 
 @pytest.mark.parametrize(

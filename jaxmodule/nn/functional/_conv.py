@@ -1,26 +1,16 @@
-"""What convolutions and transposed convolutions share: torch's checks, and how they are computed.
-
-A convolution is XLA's own everywhere. A 1x1 kernel as an einsum on CPU was tried: it was faster forwards, and slower
-forwards and backwards together.
-"""
+"""What convolutions and transposed convolutions share: torch's checks, and how the one primitive is called."""
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from ._common import IntOrTuple, compiled, opmath_dtype, shape_list
-from ._windows import Window, fold_axes, integers
-
-Ints = tuple[int, ...]
-Pads = tuple[tuple[int, int], ...]
-
-_SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
+from ._common import IntOrTuple, compiled, shape_list
+from ._conv_primitive import convolution
+from ._conv_xla import INPUT, OUTPUT, Geometry, Ints, Pads
+from ._windows import integers
 
 
 @compiled("stride", "pads", "dilation", "groups")
@@ -37,8 +27,8 @@ def convolve(
     """A convolution of a batch or of one signal."""
     n = len(stride)
     batched = x if x.ndim == n + 2 else x[None]
-    y = _general(batched, weight, stride, pads, (1,) * n, dilation, groups)
-    return _finish(x, y, bias, n)
+    geometry = Geometry(batched.shape[2:], weight.shape[2:], stride, pads, dilation, groups)
+    return _finish(x, convolution(OUTPUT, batched, weight, geometry), bias, n)
 
 
 @compiled("stride", "padding", "size", "dilation", "groups")
@@ -56,73 +46,20 @@ def convolve_transposed(
     """The transpose by its input, of this `size`, of the convolution with these arguments."""
     n = len(stride)
     batched = x if x.ndim == n + 2 else x[None]
-    shared = {"stride": stride, "padding": padding, "size": size, "dilation": dilation, "groups": groups}
-    general = functools.partial(_transposed, **shared)
-    if max(stride) == 1 and groups == 1:
-        y = general(batched, weight)
-    else:
-        # XLA's is slow on CPU. 16x128x16x16, 4x4 kernel, stride 2, 64 channels out: weight gradient 1,360 ms to 34;
-        # 2x64x8x16x16, 2x2x2 kernel, stride 2: forwards 143 to 3; 8x64x32x32 with 64 groups: forwards 175 to 13.
-        columns = functools.partial(_transposed_by_columns, **shared)
-        y = lax.platform_dependent(batched, weight, cpu=columns, default=general)
-    return _finish(x, y, bias, n)
+    kernel = weight.shape[2:]
+    # What makes the windows as many as the input's elements: an output padding may reach where no window begins.
+    ends = [
+        (count - 1) * s + d * (k - 1) + 1 - out - p
+        for count, s, d, k, out, p in zip(batched.shape[2:], stride, dilation, kernel, size, padding, strict=True)
+    ]
+    geometry = Geometry(size, kernel, stride, tuple(zip(padding, ends, strict=True)), dilation, groups)
+    return _finish(x, convolution(INPUT, weight, batched, geometry), bias, n)
 
 
 def _finish(x: jax.Array, y: jax.Array, bias: jax.Array | None, n: int) -> jax.Array:
     if bias is not None:
         y = y + bias.astype(y.dtype).reshape((1, -1) + (1,) * n)
     return y if x.ndim == n + 2 else y[0]
-
-
-def _general(
-    x: jax.Array,
-    weight: jax.Array,
-    stride: Ints,
-    pads: Pads,
-    input_dilation: Ints,
-    dilation: Ints,
-    groups: int,
-) -> jax.Array:
-    layout = _SPATIAL[len(stride)]
-    return lax.conv_general_dilated(
-        x,
-        weight,
-        stride,
-        pads,
-        lhs_dilation=input_dilation,
-        rhs_dilation=dilation,
-        dimension_numbers=("NC" + layout, "OI" + layout, "NC" + layout),
-        feature_group_count=groups,
-    )
-
-
-def _transposed(
-    x: jax.Array, weight: jax.Array, *, stride: Ints, padding: Ints, size: Ints, dilation: Ints, groups: int
-) -> jax.Array:
-    """A convolution of the input with zeros between its elements, with the flipped kernel: what XLA recognises."""
-    inputs, outputs, *kernel = weight.shape
-    grouped = weight.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
-    flipped = lax.rev(grouped.reshape(groups * outputs, inputs // groups, *kernel), tuple(range(2, weight.ndim)))
-    pads = []
-    for n, s, p, out, d, k in zip(x.shape[2:], stride, padding, size, dilation, kernel, strict=True):
-        low = d * (k - 1) - p
-        pads.append((low, out + d * (k - 1) - low - ((n - 1) * s + 1)))
-    return _general(x, flipped, (1,) * len(stride), tuple(pads), stride, dilation, groups)
-
-
-def _transposed_by_columns(
-    x: jax.Array, weight: jax.Array, *, stride: Ints, padding: Ints, size: Ints, dilation: Ints, groups: int
-) -> jax.Array:
-    """What each input element adds to its window, in one matrix product, and the windows added up."""
-    batch, inputs, *counts = x.shape
-    outputs, *kernel = weight.shape[1:]
-    wide = opmath_dtype(x.dtype)
-    split = x.reshape(batch, groups, inputs // groups, math.prod(counts))
-    matrix = weight.reshape(groups, inputs // groups, math.prod(weight.shape[1:]))
-    columns = jnp.einsum("ngcl,gck->ngkl", split, matrix, preferred_element_type=wide)
-    columns = columns.reshape(batch, groups * outputs, *kernel, *counts)
-    windows = [Window(*args) for args in zip(size, kernel, stride, padding, dilation, counts, strict=True)]
-    return fold_axes(columns, 2, windows).astype(x.dtype)
 
 
 def same_pads(kernel_size: Sequence[int], dilation: Sequence[int]) -> Pads:

@@ -21,7 +21,7 @@ from ._flash_tile import Blocks, Size, Spec, Tile, block_counts, loop, multiply,
 
 __all__ = ["flash_attention"]
 
-# benchmarks/attention.py: on CPU the scores of a block should stay in the cache. Elsewhere a block is a few large
+# benchmarks/layers.py: on CPU the scores of a block should stay in the cache. Elsewhere a block is a few large
 # operations; these were not measured.
 _CPU_BLOCK = (256, 256)
 _DEFAULT_BLOCK = (1024, 1024)
@@ -32,7 +32,7 @@ def _forward(spec: Spec, largest: Size, *operands: Any) -> tuple[jax.Array, jax.
     tile = Tile.of(spec, largest, operands)
     blocks, wide = tile.blocks, opmath_dtype(tile.q.dtype)
     rows = (*tile.q.shape[:-2], blocks.q)
-    # Transposed once and not in each product, of which the CPU does those without a transposition a third faster.
+    # Transposed once and not in each product, of which the CPU does those without a transposition faster.
     keys = tile.k.swapaxes(-1, -2)
 
     def block_of_queries(i: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -72,8 +72,7 @@ def _mean_of_unequal(x: jax.Array, cells: Cells) -> jax.Array:
 def _mean_of_unequal_jvp(
     cells: Cells, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # One small matrix, in full precision on every platform: the transpose of a gather is up to fifteen times as slow
-    # on CPU.
+    # One small matrix, in full precision on every platform: the transpose of a gather is slow on CPU.
     weights = np.zeros((cells.out, cells.size))
     np.add.at(weights, (np.arange(cells.out)[:, None], cells.positions()), cells.inside() / cells.counts()[:, None])
     matrix = jnp.asarray(weights, tangents[0].dtype)

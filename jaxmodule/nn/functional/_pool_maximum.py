@@ -4,9 +4,9 @@ A window is separable: pooling along the last dimension and then along the one b
 extents instead of their product, and picks the same element where several are equal (torch's: the first of a maximum,
 the last of several NaNs).
 
-Small kernels are a running maximum of shifted slices: on CPU that was faster than XLA's window reduction by five, and
-its gradient, which keeps one int8 an output, than select-and-scatter by three. Large ones would make large programs:
-they are laid out along a dimension of their own where they don't overlap, or else found by doubling.
+Small kernels are a running maximum of shifted slices: on CPU that takes a quarter of the time of XLA's window reduction
+or less, and so does its gradient, which keeps one int8 an output (benchmarks/layers.py). Large ones would make large
+programs: they are laid out along a dimension of their own where they don't overlap, or else found by doubling.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _running(taps: Sequence[jax.Array], window: Window | Cells) -> tuple[jax.Arr
 def choose_laid(x: jax.Array, axis: int, inside: np.ndarray | None = None) -> tuple[jax.Array, jax.Array]:
     """The maximum along `axis + 1` and where it is, by torch's rule; of nothing but padding, the first.
 
-    Comparing with the maximum was faster on CPU than an argmax by ten. `inside`: `(out, kernel)`, all if None.
+    Comparing with the maximum is faster on CPU than an argmax. `inside`: `(out, kernel)`, all if None.
     """
     best = lax.reduce_max(x, axes=(axis + 1,))
     steps = lax.broadcasted_iota(jnp.int32, x.shape, axis + 1)

@@ -22,7 +22,7 @@ from ._sdpa_kernel import SDPBackend
 
 __all__ = ["attend"]
 
-#: From this many scores of a head on, and more queries than that, blocks are faster on CPU (benchmarks/attention.py).
+#: From this many scores of a head on, and more queries than that, blocks train faster on CPU (benchmarks/layers.py).
 _LONG = 512 * 512
 _FEW_QUERIES = 32
 

@@ -114,7 +114,7 @@ def _grid_sample(x: jax.Array, grid: jax.Array, *, mode: str, padding: str, alig
     if len(index) <= 4:
         for corner in zip(index, weight, strict=True):
             total, _ = add(total, corner)
-    else:  # sixteen gathers, and as many scatters in the gradient, would take ten times as long to compile
+    else:  # sixteen gathers, and as many scatters in the gradient, would take far longer to compile
         total, _ = lax.scan(add, total, (index, weight))
     return jnp.moveaxis(total, 2, 1).reshape(n, channels, *grid.shape[1:-1]).astype(x.dtype)
 
