@@ -333,3 +333,17 @@ def test_sync_batchnorm_over_a_mapped_axis(data: jax.Array) -> None:
 def test_functions_of_torchs_spelling(data: jax.Array) -> None:
     """Functional code without modules goes through unchanged."""
     same(jm.vmap(F.relu)(data), jax.vmap(F.relu)(data))
+
+
+def test_dropout_in_a_scan_under_vmap() -> None:
+    """Lanes and iterations all draw other numbers; compiled as eager."""
+    drop, x = nn.Dropout(0.5), jnp.ones((3, 4, 64))
+
+    def run(drop: nn.Module, x: jax.Array) -> jax.Array:
+        return jm.vmap(lambda rows: jm.scan(lambda c, row: (c, drop(row)), None, rows)[1])(x)
+
+    jm.manual_seed(0)
+    masks = run(drop, x)
+    assert len({tuple(row) for row in np.asarray(masks).reshape(12, 64).tolist()}) == 12
+    jm.manual_seed(0)
+    same(jm.jit(run)(drop, x), masks)

@@ -93,9 +93,12 @@ class Overlay:
     def _forked(self, box: Any) -> Any:
         """The state of a generator that this trace meets for the first time."""
         below = box._value if self.parent is None else self.parent.lookup(box)
-        if below is not _MISSING and self.fork is not None:
-            self.values[box] = below = self.fork(box, below)
-        return below
+        if below is _MISSING or self.fork is None:
+            return below
+        forked = self.fork(box, below)
+        if trace_state() == self.state:  # what an inner trace computes belongs to that trace
+            self.values[box] = forked
+        return forked
 
     def read(self, box: Any) -> Any:
         value = self.lookup(box)

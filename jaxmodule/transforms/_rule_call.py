@@ -15,7 +15,7 @@ from ..core.context import Tracer, set_ambient, tls
 from ..core.errors import StateError
 from ..core.freeze import Node
 from ..core.structure import unflatten_args
-from .inner import Body, NewWrites, States, boxes_of, named_boxes, seal, unseal
+from .inner import Body, NewWrites, States, boxes_of, named_boxes, seal, undo, unseal
 
 _CLOSED_OVER = (
     "{what}: it is being differentiated, but the function closes over it, and the rule gives no gradient of it."
@@ -31,6 +31,7 @@ class Call:
     Attributes:
         states: the boxes that go in: those of the arguments, then the others.
         missed: the boxes that were found to be missing among them.
+        more: the boxes that are to go in too.
         used: the boxes that were looked up.
         vary: the mesh axes that the inputs vary over, of the boxes and of the arrays.
     """
@@ -44,6 +45,7 @@ class Call:
         self.extras = [box for box in extras if box not in own]
         self.states = States([*own, *self.extras])
         self.missed: dict[Box, None] = {}
+        self.more: list[Box] = []
         self.used: set[Box] = set()
         self.vary: list[list[frozenset[Any]]] = []
         self._done = False
@@ -67,7 +69,9 @@ class Call:
                 if self._done:
                     does = "reads" if self.missed else "writes"
                     raise StateError(_ONLY_RULE.format(what=self.what, does=does), _SAME, others[0])
-                raise NewWrites(list(dict.fromkeys(others)))
+                self.more = list(dict.fromkeys(others))
+                undo(overlay)
+                written = [box for box in written if box in known]
             return out, self._leave(body, overlay, written)
 
     def args(self, leaves: Sequence[Any]) -> Any:
@@ -111,7 +115,13 @@ class Call:
             set_ambient(**now[2])
 
     def finish(self, result: Any) -> Any:
-        """Do what the function did, and return its result."""
+        """Do what the function did, and return its result.
+
+        Raises:
+            NewWrites: it is to be called again, with more.
+        """
+        if self.more:
+            raise NewWrites(self.more)
         out, (left, extras) = result
         if self._first is None or self._body is None:  # pragma: no cover - one of the two has run
             raise RuntimeError(f"{self.what}: JAX ran neither the function nor its rule")

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import jaxpr_as_fun
 
 Arrays = list[Any]
 
@@ -58,10 +57,17 @@ class Run:
             out_trees[:] = [len(carry_out)]
             return [*carry_out, *extra]
 
+        from jax.extend.core import jaxpr_as_fun  # a twentieth of importing JAX
+
         jaxpr = jax.make_jaxpr(flat)(self.own[0], leaves)
         self.shared: Arrays = list(jaxpr.consts)
         self._cut = out_trees[0]
-        whole = jaxpr_as_fun(jaxpr) if not self.shared else _with_consts(jaxpr)
+        n = len(self.shared)
+
+        # Of its constants too: a rule must be given all that it differentiates.
+        def whole(*args: Any) -> Any:
+            return jaxpr_as_fun(type(jaxpr)(jaxpr.jaxpr, list(args[:n])))(*args[n:])
+
         self._call = whole if policy is False else jax.checkpoint(whole, policy=policy)
 
     def stacking(self) -> tuple[Any, Any, Arrays]:
@@ -87,17 +93,6 @@ class Run:
         return list(out[: self._cut]), list(out[self._cut :])
 
 
-def _with_consts(jaxpr: Any) -> Callable[..., Any]:
-    """The function of a closed jaxpr, and of its constants: a rule must be given all that it differentiates."""
-    opened = jaxpr.jaxpr
-
-    def call(*args: Any) -> Any:
-        n = len(jaxpr.consts)
-        return jaxpr_as_fun(type(jaxpr)(opened, list(args[:n])))(*args[n:])
-
-    return call
-
-
 def _select(rows: Sequence[Sequence[Any]], i: jax.Array) -> Arrays:
     """The i-th entry of each row."""
     if not rows:
@@ -119,10 +114,7 @@ class _Rule:
 
     def __init__(self) -> None:
         self.moving = _Parts([], [], [])  # the places of what is differentiated
-        self.outputs: tuple[list[int], list[int]] = (
-            [],
-            [],
-        )  # the places of carried and extra outputs that have tangents
+        self.outputs: list[list[int]] = [[], []]  # of what goes on and of the extra outputs, those with tangents
         self.tree: Any = None
         self.kept: list[tuple[str, int]] = []  # for each leaf of the derivative: ("own" | "shared" | "saved", place)
 

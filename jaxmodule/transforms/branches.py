@@ -14,7 +14,7 @@ from ..core.box import unbox
 from ..core.effects import Effects, take
 from ..core.overlay import overlaid
 from ..core.structure import flatten_args, unflatten_args
-from .inner import Body, States, seal, settled, unseal
+from .inner import Body, States, once, seal, settled, unseal
 
 
 def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any) -> Any:
@@ -60,28 +60,31 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 
 def _choose(run: Callable[..., Any], what: str, functions: Iterable[Callable[..., Any]], operands: Any) -> Any:
-    def attempt(carried: States) -> Any:
+    functions, sealed = list(functions), seal(operands)
+
+    def trace(carried: States) -> Any:
         bodies: list[Body] = []
 
         def branch(function: Callable[..., Any]) -> Callable[..., Any]:
             body = Body()
             bodies.append(body)
 
-            def traced(args: Any, states: list[Any]) -> Any:
+            def call(args: Any, states: list[Any]) -> Any:
                 with body.run((carried, states)) as overlay:
                     out = seal(function(*unseal(args)), overlay)
                 body.refuse_emissions(what)
                 return out, carried.leave(overlay)
 
-            return traced
+            return once(call, sealed, carried.read())
 
-        out, states = run([branch(function) for function in functions], seal(operands), carried.read())
-        written = {box for body in bodies for box in body.wrote(carried)}
-        kept = [(box, state) for box, state in zip(carried.boxes, states, strict=True) if box in written]
-        carried.write([state for _, state in kept], [box for box, _ in kept])
-        return unseal(out)
+        return ([branch(function) for function in functions], bodies), bodies
 
-    return settled(attempt)
+    carried, (branches, bodies) = settled(trace)
+    out, states = run(branches, sealed, carried.read())
+    written = {box for body in bodies for box in body.wrote(carried)}
+    kept = [(box, state) for box, state in zip(carried.boxes, states, strict=True) if box in written]
+    carried.write([state for _, state in kept], [box for box, _ in kept])
+    return unseal(out)
 
 
 def remat(

@@ -145,21 +145,61 @@ class States:
 
 
 class NewWrites(Exception):
-    """A body wrote boxes that do not go through its transform yet; it is to be traced again with them."""
+    """A transform that has been traced to its end is to be traced again, with these boxes going through it."""
 
     def __init__(self, boxes: list[Box]) -> None:
         super().__init__()
         self.boxes = boxes
 
 
-def settled(attempt: Callable[[States], T]) -> T:
-    """Call `attempt` with the states of the boxes that the body writes, which are found by trying."""
+def repeated(attempt: Callable[[list[Box]], T]) -> T:
+    """Call `attempt` with the boxes that are to go through a transform, until it asks for no more by `NewWrites`."""
     boxes: list[Box] = []
     while True:
         try:
-            return attempt(States(boxes))
+            return attempt(boxes)
         except NewWrites as more:
             boxes = [*boxes, *more.boxes]
+
+
+def undo(overlay: Overlay) -> None:
+    """Undo the structural changes of a trace that goes on to its end, though it is to be done again.
+
+    To raise in it would be simpler. But of a trace that an exception ends, JAX keeps the tracers for as long as any
+    array lives that it closes over.
+    """
+    overlay.roll_back()
+    overlay.journal.clear()
+    overlay.undo.clear()
+
+
+def settled(trace: Callable[[States], tuple[T, Sequence["Body"]]]) -> tuple[States, T]:
+    """Trace a transform's functions until all boxes that they write go through it.
+
+    Args:
+        trace: traces them to the end with these states going through, and returns what it made and the bodies.
+
+    Returns:
+        The states that go through, and what `trace` made last.
+    """
+    boxes: list[Box] = []
+    while True:
+        states = States(boxes)
+        made, bodies = trace(states)
+        more = dict.fromkeys(box for body in bodies for box in body.unknown)
+        if not more:
+            return states, made
+        boxes = [*boxes, *more]
+
+
+def once(function: Callable[..., T], *examples: Any) -> Callable[..., T]:
+    """A function of pytrees of arrays, traced once, for JAX to trace again without running Python."""
+    from jax.extend.core import jaxpr_as_fun  # a twentieth of importing JAX
+
+    jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
+    tree = jax.tree.structure(shapes)
+    run = jaxpr_as_fun(jaxpr)
+    return lambda *args: jax.tree.unflatten(tree, run(*jax.tree.leaves(args)))
 
 
 class Body:
@@ -168,6 +208,7 @@ class Body:
     Attributes:
         overlay: where it ran.
         written: the boxes that it wrote and did not make, in order.
+        unknown: those of them that do not go through the transform: it is to be traced again with them.
         sinks: (sink, key) of the values that it emitted.
         born: the boxes that it made and gave to objects, with the encoding of those that hold no array (`extras`).
     """
@@ -175,6 +216,7 @@ class Body:
     def __init__(self) -> None:
         self.overlay: Overlay
         self.written: list[Box] = []
+        self.unknown: list[Box] = []
         self.sinks: list[tuple[Any, Any]] = []
         self.born: list[tuple[Box, Encoding | None]] = []
 
@@ -185,9 +227,6 @@ class Body:
         Args:
             entering: the states that go through the transform.
             known: whether it may write to no other boxes than theirs.
-
-        Raises:
-            NewWrites: it did.
         """
         with overlaid({}, closed=False) as overlay:
             for states, values in entering:
@@ -197,9 +236,9 @@ class Body:
             overlay.settle()
             self.written = [box for box in overlay.written if box not in overlay.born]
             have = {box for states, _ in entering for box in states.boxes}
-            more = [box for box in self.written if box not in have]
-            if more and known:
-                raise NewWrites(more)
+            self.unknown = [box for box in self.written if box not in have] if known else []
+            if self.unknown:
+                undo(overlay)
             self.sinks = [(sink, key) for sink, key, _ in overlay.emitted]
 
     def wrote(self, states: States) -> list[Box]:

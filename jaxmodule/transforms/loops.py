@@ -12,7 +12,7 @@ from jax import lax
 
 from ..core.box import Box, unbox
 from ..core.errors import StateError
-from .inner import Body, States, boxes_of, objects_in, seal, settled, unseal
+from .inner import Body, States, boxes_of, objects_in, once, seal, settled, unseal
 
 
 def scan(
@@ -55,10 +55,11 @@ def scan(
     """
     sliced = States(dict.fromkeys(box for obj in objects_in(xs) for box in boxes_of(obj)))
     first, inputs = seal(init), (seal(xs), sliced.read())
+    row = jax.eval_shape(lambda xs: jax.tree.map(lambda x: x[0], xs), inputs)
+    stacked: list[Box] = []
 
-    def attempt(carried: States) -> tuple[Any, Any]:
+    def trace(carried: States) -> Any:
         body = Body()
-        stacked: list[Box] = []
 
         def step(carry: Any, x: Any) -> Any:
             with body.run((carried, carry[1]), (sliced, x[1])) as overlay:
@@ -70,14 +71,15 @@ def scan(
             kept = _like(carried, carried.leave(overlay), carry[1])
             return (new, kept), (y, sliced.leave(overlay, stacked), body.extras())
 
-        start = (first, carried.read())
-        (last, states), (ys, slices, extras) = lax.scan(step, start, inputs, length, reverse=reverse, unroll=unroll)
-        _put_back(carried, states, body)
-        sliced.write(slices, stacked)
-        body.give_back(extras, lambda stack: stack[0 if reverse else -1])
-        return unseal(last), unseal(ys)
+        return (once(step, (first, carried.read()), row), body), [body]
 
-    return settled(attempt)
+    carried, (step, body) = settled(trace)
+    start = (first, carried.read())
+    (last, states), (ys, slices, extras) = lax.scan(step, start, inputs, length, reverse=reverse, unroll=unroll)
+    _put_back(carried, states, body)
+    sliced.write(slices, stacked)
+    body.give_back(extras, lambda stack: stack[0 if reverse else -1])
+    return unseal(last), unseal(ys)
 
 
 def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None) -> Any:
@@ -96,8 +98,10 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
         >>> jm.fori_loop(0, 4, lambda i, x: jnp.tanh(layer(x)), jnp.ones((1, 3))).shape
         (1, 3)
     """
+    lower, upper = unbox(lower), unbox(upper)
+    first = seal(init_val)
 
-    def attempt(carried: States) -> Any:
+    def trace(carried: States) -> Any:
         body = Body()
 
         def step(i: Any, carry: Any) -> Any:
@@ -106,12 +110,12 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
             body.refuse_emissions("jm.fori_loop")
             return new, _like(carried, carried.leave(overlay), carry[1])
 
-        start = (seal(init_val), carried.read())
-        last, states = lax.fori_loop(unbox(lower), unbox(upper), step, start, unroll=unroll)
-        _put_back(carried, states, body)
-        return unseal(last)
+        return (once(step, lower, (first, carried.read())), body), [body]
 
-    return settled(attempt)
+    carried, (step, body) = settled(trace)
+    last, states = lax.fori_loop(lower, upper, step, (first, carried.read()), unroll=unroll)
+    _put_back(carried, states, body)
+    return unseal(last)
 
 
 def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any) -> Any:
@@ -135,8 +139,9 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         >>> float(jm.while_loop(lambda x: x < 100, body, jnp.float32(1))), int(counter)
         (128.0, 7)
     """
+    first = seal(init_val)
 
-    def attempt(carried: States) -> Any:
+    def trace(carried: States) -> Any:
         body, test = Body(), Body()
 
         def go_on(carry: Any) -> Any:
@@ -155,11 +160,13 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
             body.refuse_emissions("jm.while_loop")
             return new, _like(carried, carried.leave(overlay), carry[1])
 
-        last, states = lax.while_loop(go_on, step, (seal(init_val), carried.read()))
-        _put_back(carried, states, body)
-        return unseal(last)
+        start = (first, carried.read())
+        return (once(go_on, start), once(step, start), body), [body]
 
-    return settled(attempt)
+    carried, (go_on, step, body) = settled(trace)
+    last, states = lax.while_loop(go_on, step, (first, carried.read()))
+    _put_back(carried, states, body)
+    return unseal(last)
 
 
 def _like(carried: States, after: list[Any], before: list[Any]) -> list[Any]:

@@ -67,41 +67,42 @@ def scan_layers(
         stack = _Stack(list(layers))
         first = stack.layers[0]
 
-        def attempt(carried: States) -> Any:
+        leaves, tree = jax.tree.flatten(seal(x))
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        of_aux: list[Any] = []
+
+        def trace(carried: States) -> Any:
             body = Body()
-            trees: list[Any] = []
             captures = tuple(_Captures(capture, stack) for capture in tls.captures)
 
             def layer(own: list[Any], state: Any, of_carried: list[Any]) -> Any:
                 with _captured(captures), body.run((stack.states, own), (carried, of_carried)) as overlay:
-                    out = first(unseal(jax.tree.unflatten(trees[0], state)), *args, **kwargs)
+                    out = first(unseal(jax.tree.unflatten(tree, state)), *args, **kwargs)
                     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
                         raise TypeError(f"with has_aux=True a layer must return (x, aux), got {type(out).__name__}")
                     new, aux = out if has_aux else (out, None)
-                    leaves, tree = jax.tree.flatten(seal(new, overlay))
-                aux, of_aux = jax.tree.flatten((seal(aux, overlay), stack.written(body), body.extras()))
-                trees[1:] = [of_aux]
-                _check_same(trees[0], state, tree, leaves)
+                    new_leaves, new_tree = jax.tree.flatten(seal(new, overlay))
+                    _check_same(tree, state, new_tree, new_leaves)
+                    aux = seal(aux, overlay)
+                flat, structure = jax.tree.flatten((aux, stack.written(body), body.extras()))
+                of_aux[:] = [structure]
                 _check_no_births(body)
-                return leaves, carried.leave(overlay), aux
+                return new_leaves, carried.leave(overlay), flat
 
-            state, tree = jax.tree.flatten(seal(x))
-            trees.append(tree)
             weights_of = [states.read() for states in stack.states_of]
-            state = [jnp.asarray(leaf) for leaf in state]
-            run = Run(layer, weights_of, state, carried.read(), policy, unroll)
-            last, of_carried, rest = run.selecting() if weights == "select" else run.stacking()
-            aux, written, (_, emitted) = jax.tree.unflatten(trees[1], rest)
-            wrote = set(body.wrote(carried))
-            kept = [(box, value) for box, value in zip(carried.boxes, of_carried, strict=True) if box in wrote]
-            carried.write([value for _, value in kept], [box for box, _ in kept])
-            stack.write(body, written)
-            for (proxy, place), values in zip(body.sinks, emitted, strict=True):
-                proxy.hand_on(place, values)
-            new = unseal(jax.tree.unflatten(tree, last))
-            return (new, unseal(aux)) if has_aux else new
+            return (Run(layer, weights_of, leaves, carried.read(), policy, unroll), body), [body]
 
-        return settled(attempt)
+        carried, (run, body) = settled(trace)
+        last, of_carried, rest = run.selecting() if weights == "select" else run.stacking()
+        aux, written, (_, emitted) = jax.tree.unflatten(of_aux[0], rest)
+        wrote = set(body.wrote(carried))
+        kept = [(box, value) for box, value in zip(carried.boxes, of_carried, strict=True) if box in wrote]
+        carried.write([value for _, value in kept], [box for box, _ in kept])
+        stack.write(body, written)
+        for (proxy, place), values in zip(body.sinks, emitted, strict=True):
+            proxy.hand_on(place, values)
+        new = unseal(jax.tree.unflatten(tree, last))
+        return (new, unseal(aux)) if has_aux else new
 
     return scan_layers_of
 
