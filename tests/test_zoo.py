@@ -155,11 +155,19 @@ def test_state_dict_round_trip(row: Row) -> None:
     assert_same(row.run(fresh.eval(), row.inputs(1)), row.run(module.eval(), row.inputs(1)))
 
 
-@pytest.mark.parametrize(
-    "dtype", [pytest.param(jnp.float16, marks=pytest.mark.slow), jnp.bfloat16], ids=["float16", "bfloat16"]
-)
+@every(STATEFUL)
+def test_half_precision_stays_half_and_is_near_single(row: Row) -> None:
+    half_precision(row, jnp.bfloat16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
 @every_layer
-def test_half_precision_stays_half_and_is_near_single(row: Row, dtype: Any) -> None:
+def test_half_precision_of_every_layer(row: Row, dtype: Any) -> None:
+    half_precision(row, dtype)
+
+
+def half_precision(row: Row, dtype: Any) -> None:
     module, single = row.make().to(dtype), row.make()
     inputs, cast_row = cast(row.inputs(0), dtype), dataclasses.replace(row, call=cast(row.call, dtype))
     widened, wide_row = (
