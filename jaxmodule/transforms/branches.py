@@ -81,9 +81,7 @@ def _choose(run: Callable[..., Any], what: str, functions: Iterable[Callable[...
 
     carried, (branches, bodies) = settled(trace)
     out, states = run(branches, sealed, carried.read())
-    written = {box for body in bodies for box in body.wrote(carried)}
-    kept = [(box, state) for box, state in zip(carried.boxes, states, strict=True) if box in written]
-    carried.write([state for _, state in kept], [box for box, _ in kept])
+    carried.put_back(states, *bodies)
     return unseal(out)
 
 

@@ -143,6 +143,12 @@ class States:
         for box, value in zip(self.boxes if boxes is None else boxes, values, strict=True):
             write(box, rebuild(self._encodings[box], value) if box._container else value)
 
+    def put_back(self, values: Sequence[Any], *bodies: "Body") -> None:
+        """Write the values of those boxes that one of the bodies wrote."""
+        written = {box for body in bodies for box in body.written}
+        kept = [(box, value) for box, value in zip(self.boxes, values, strict=True) if box in written]
+        self.write([value for _, value in kept], [box for box, _ in kept])
+
 
 class NewWrites(Exception):
     """A transform that has been traced to its end is to be traced again, with these boxes going through it."""

@@ -76,7 +76,7 @@ def scan(
     carried, (step, body) = settled(trace)
     start = (first, carried.read())
     (last, states), (ys, slices, extras) = lax.scan(step, start, inputs, length, reverse=reverse, unroll=unroll)
-    _put_back(carried, states, body)
+    carried.put_back(states, body)
     sliced.write(slices, stacked)
     body.give_back(extras, lambda stack: stack[0 if reverse else -1])
     return unseal(last), unseal(ys)
@@ -114,7 +114,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
 
     carried, (step, body) = settled(trace)
     last, states = lax.fori_loop(lower, upper, step, (first, carried.read()), unroll=unroll)
-    _put_back(carried, states, body)
+    carried.put_back(states, body)
     return unseal(last)
 
 
@@ -165,7 +165,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
 
     carried, (go_on, step, body) = settled(trace)
     last, states = lax.while_loop(go_on, step, (first, carried.read()))
-    _put_back(carried, states, body)
+    carried.put_back(states, body)
     return unseal(last)
 
 
@@ -186,10 +186,3 @@ def _like(carried: States, after: list[Any], before: list[Any]) -> list[Any]:
                 box,
             )
     return after
-
-
-def _put_back(carried: States, states: list[Any], body: Body) -> None:
-    """Write the states that the body wrote."""
-    written = set(body.wrote(carried))
-    kept = [(box, state) for box, state in zip(carried.boxes, states, strict=True) if box in written]
-    carried.write([state for _, state in kept], [box for box, _ in kept])

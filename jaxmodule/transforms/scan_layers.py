@@ -95,9 +95,7 @@ def scan_layers(
         carried, (run, body) = settled(trace)
         last, of_carried, rest = run.selecting() if weights == "select" else run.stacking()
         aux, written, (_, emitted) = jax.tree.unflatten(of_aux[0], rest)
-        wrote = set(body.wrote(carried))
-        kept = [(box, value) for box, value in zip(carried.boxes, of_carried, strict=True) if box in wrote]
-        carried.write([value for _, value in kept], [box for box, _ in kept])
+        carried.put_back(of_carried, body)
         stack.write(body, written)
         for (proxy, place), values in zip(body.sinks, emitted, strict=True):
             proxy.hand_on(place, values)

@@ -217,9 +217,7 @@ class _Run:
 
     def give_back(self, states: list[Any], extras: Any) -> None:
         """Do what the function did."""
-        written = set(self.body.written)
-        kept = [(box, state) for box, state in zip(self.written.boxes, states, strict=True) if box in written]
-        self.written.write([state for _, state in kept], [box for box, _ in kept])
+        self.written.put_back(states, self.body)
         for box in filter(self._is_forked, self.body.written):
             write(box, advanced(read(box)))
         self.body.give_back(extras)

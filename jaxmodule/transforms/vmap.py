@@ -131,9 +131,7 @@ class _Run:
 
     def give_back(self, states: list[Any], shared: list[Any], extras: Any) -> None:
         """Do what the function did."""
-        written = set(self.body.wrote(self.mapped))
-        kept = [(box, state) for box, state in zip(self.mapped.boxes, states, strict=True) if box in written]
-        self.mapped.write([state for _, state in kept], [box for box, _ in kept])
+        self.mapped.put_back(states, self.body)
         for box, value in zip(self.shared, shared, strict=True):
             write(box, value)
         if self.randomness == "different":
