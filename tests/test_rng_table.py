@@ -315,3 +315,15 @@ def test_the_sharding_of_a_batch_stays() -> None:
     assert out.sharding.spec[0] == "batch"
     assert len(out.sharding.device_set) == 4
     np.testing.assert_array_equal(out, sharded(Drop(jm.Generator(7)), 1))
+
+
+def test_dropout_of_an_array_on_a_mesh_with_explicit_axes() -> None:
+    """The mask is that of the same array on one device."""
+    drop, x = nn.Dropout(0.5), jnp.ones((4, 64))
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows")))
+    call = jm.jit(lambda drop, x: drop(x))
+    jm.manual_seed(0)
+    expected = call(drop, x)
+    jm.manual_seed(0)
+    assert jnp.array_equal(jax.device_get(call(drop, spread)), expected)

@@ -56,6 +56,12 @@ def signed_index(x: jax.Array) -> jax.Array:
     return x.astype(int) if jnp.issubdtype(x.dtype, jnp.unsignedinteger) else x
 
 
+def laid_out_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` with the sharding of `like`, which operations on a mesh of explicit axes ask of both."""
+    sharding = jax.typeof(like).sharding
+    return x if all(axes is None for axes in sharding.spec) else jax.sharding.reshard(x, sharding)
+
+
 def along_axis(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
     """`vector` shaped to broadcast along `axis` of an `ndim`-dimensional array."""
     return vector.reshape((1,) * axis + (-1,) + (1,) * (ndim - 1 - axis))

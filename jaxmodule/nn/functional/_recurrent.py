@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._common import along_axis, compiled, opmath_dtype
+from ._common import along_axis, compiled, laid_out_like, opmath_dtype
 from ._recurrent_scan import Hidden, Mode, State, over_time, step, times
 
 __all__ = ["Layer", "Mode", "State", "cell", "recurrent"]
@@ -43,7 +43,7 @@ def _prepare(mode: Mode, x: jax.Array, layer: Layer) -> tuple[jax.Array, Hidden]
 def _drop(x: jax.Array, key: jax.Array, p: float) -> jax.Array:
     if p == 1.0:
         return x * 0.0
-    keep = jax.random.bernoulli(key, 1.0 - p, x.shape)
+    keep = laid_out_like(jax.random.bernoulli(key, 1.0 - p, x.shape), x)
     return jnp.where(keep, x * (1.0 / (1.0 - p)), jnp.zeros_like(x))
 
 

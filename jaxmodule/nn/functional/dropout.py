@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ...core.box import Box, unbox
 from ...random import next_key
-from ._common import ArrayLike, compiled, shape_list
+from ._common import ArrayLike, compiled, laid_out_like, shape_list
 from ._pointwise import store
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
@@ -21,13 +21,13 @@ _SATURATION = -1.0507009873554805 * 1.6732632423543773
 
 @compiled("p", "shape")
 def _dropout(x: jax.Array, key: jax.Array, *, p: float, shape: tuple[int, ...]) -> jax.Array:
-    keep = jnp.broadcast_to(jax.random.bernoulli(key, 1.0 - p, shape), x.shape)
+    keep = laid_out_like(jnp.broadcast_to(jax.random.bernoulli(key, 1.0 - p, shape), x.shape), x)
     return jnp.where(keep, x * (1.0 / (1.0 - p)), jnp.zeros_like(x))
 
 
 @compiled("p", "shape")
 def _alpha_dropout(x: jax.Array, key: jax.Array, *, p: float, shape: tuple[int, ...]) -> jax.Array:
-    keep = jnp.broadcast_to(jax.random.bernoulli(key, 1.0 - p, shape), x.shape)
+    keep = laid_out_like(jnp.broadcast_to(jax.random.bernoulli(key, 1.0 - p, shape), x.shape), x)
     # An affine map afterwards gives the mean 0 and the variance 1 back.
     scale = 1.0 / math.sqrt((_SATURATION**2 * p + 1.0) * (1.0 - p))
     shift = -_SATURATION * scale * p
