@@ -1,5 +1,6 @@
 """The strict floor of the suite, and what each test starts from: no implicit promotion, no warnings, a known seed."""
 
+import gc
 import importlib.util
 import os
 import zlib
@@ -25,6 +26,8 @@ import pytest  # noqa: E402
 
 import jaxmodule as jm  # noqa: E402
 
+# JAX's caches grow with the suite, and looking through them for cycles takes ever longer.
+gc.set_threshold(200_000, 20, 20)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
