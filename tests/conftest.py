@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import zlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import jaxmodule as jm  # noqa: E402
+from tests.room import make_room  # noqa: E402
 
 # JAX's caches grow with the suite, and looking through them for cycles takes ever longer.
 gc.set_threshold(200_000, 20, 20)
@@ -80,6 +82,12 @@ def _seeded(request: pytest.FixtureRequest) -> None:
     jm.manual_seed(seed)
     if _HAS_ORACLE:
         torch.manual_seed(seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room() -> Iterator[None]:
+    yield
+    make_room()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,7 @@ import jaxmodule as jm
 from jaxmodule import nn
 from jaxmodule.core import context
 from jaxmodule.core.structure import Layout
+from tests.room import make_room
 from tests.test_leaks import tracers_from
 
 
@@ -181,7 +182,7 @@ def x_of(seed: int, *lead: int) -> jax.Array:
 class Life(RuleBasedStateMachine):
     """`model` is called compiled, `twin` eagerly."""
 
-    # The compiled functions live through all examples, as a program's do: a new model may get a dead one's id.
+    # The compiled functions live on through the examples, as a program's do: a new model may get a dead one's id.
     compiled: ClassVar[dict[str, Any]] = compile_all()
 
     @initialize(
@@ -393,6 +394,10 @@ class Life(RuleBasedStateMachine):
                 self.compared(lambda: compiled(self.model, x), lambda: eager(self.twin, x))
 
         self.do(call)
+
+    def teardown(self) -> None:
+        if make_room():
+            self.compiled.update(compile_all())
 
     # -- after every step -------------------------------------------------------------------------------------------
     @invariant()
