@@ -23,9 +23,8 @@ RANKS = {
     "jaxmodule.nn": 4,
     "jaxmodule.optim": 5,
     "jaxmodule.io": 5,
-    "jaxmodule.port": 5,
-    "jaxmodule.interop": 5,
-    "jaxmodule": 6,  # __init__.py: the public names
+    "jaxmodule.port": 6,
+    "jaxmodule": 7,  # __init__.py: the public names
 }
 # Heavy or optional: imported by the function that needs it. torch is only ever handed in.
 LAZY = ("flax", "rich", "orbax", "torch", "safetensors", "matplotlib", "optax")

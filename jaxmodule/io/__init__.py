@@ -1,11 +1,13 @@
 """Files: `save`, `load` and `load_metadata`. The format is chosen by the suffix; so far it is safetensors."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from ..core.fill import Placement
 from . import safetensors
+from .array_file import to_jax
 from .errors import FileFormatError
 
 __all__ = ["FileFormatError", "load", "load_metadata", "save"]
@@ -52,7 +54,16 @@ def load(path: str | os.PathLike[str], *, device: Placement = None) -> dict[str,
         FileNotFoundError: if there is no such file.
         FileFormatError: for another suffix, and for a file that is empty, cut off or damaged.
     """
-    return safetensors.read(_checked(path), device)
+    found = safetensors.read(_checked(path))
+    arrays: dict[int, Any] = {}
+    # In the order of the data: one pass over the file.
+    for array in sorted(found.values(), key=lambda array: array.offset):
+        if id(array) not in arrays:
+            arrays[id(array)] = to_jax(array.read(), device)
+    out = OrderedDict((name, arrays[id(array)]) for name, array in found.items())
+    if hasattr(found, "_metadata"):
+        out._metadata = found._metadata  # pyright: ignore[reportAttributeAccessIssue]
+    return out
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -10,10 +10,9 @@ without any is a plain one.
 
 import json
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ import ml_dtypes
 import numpy as np
 
 from ..core.box import Box
-from ..core.fill import Placement, aligned_empty
+from .array_file import ArrayFile, FileArray
+from .atomic import Replacing
 from .errors import FileFormatError
 
 _DTYPES = {
@@ -69,7 +69,7 @@ def write(obj: Mapping[str, Any], path: str, metadata: Mapping[str, str] | None)
     header, tensors = _plan(obj, path, metadata)
     blob = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     blob += b" " * (-len(blob) % 8)  # the reference implementation starts the data at a multiple of 8
-    with _Replacing(path) as file:
+    with Replacing(path) as file:
         file.write(len(blob).to_bytes(8, "little"))
         file.write(blob)
         for tensor in tensors:
@@ -172,57 +172,16 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy().view(dtype)
 
 
-class _Replacing:
-    """A file that takes the place of `path` when its block ends well, and is gone when it does not."""
-
-    def __init__(self, path: str) -> None:
-        self.path = os.path.realpath(path)  # through a symbolic link, not in its place
-        folder, name = os.path.split(self.path)
-        self.temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
-
-    def __enter__(self) -> BinaryIO:
-        self.file = open(self.temporary, "xb")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            self.file.close()
-            if kind is None:
-                os.replace(self.temporary, self.path)
-        finally:
-            self.file.close()
-            if os.path.exists(self.temporary):
-                os.unlink(self.temporary)
-        if kind is None and os.name == "posix":
-            # The new name is on disk only when the folder is.
-            folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: str, device: Placement) -> "OrderedDict[str, Any]":
+def read(path: str) -> "OrderedDict[str, FileArray]":
     """The tensors of the file, aliases included, in the order of its header."""
-    out: OrderedDict[str, Any] = OrderedDict()
-    with open(path, "rb") as file:
-        start, metadata, entries = _header(file, path)
-        arrays: dict[str, Any] = {}
-        # In the order of the data: one pass over the file.
-        for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda item: item[1][2]):
-            host = aligned_empty(math.prod(shape), dtype)
-            file.seek(start + begin)
-            if file.readinto(host.view(np.uint8).data) != end - begin:
-                raise FileFormatError(f"{path!r} became shorter while it was read, at {name!r}")
-            arrays[name] = _to_jax(host.reshape(shape), device)
-    for name in entries:
-        out[name] = arrays[name]
+    out: OrderedDict[str, FileArray] = OrderedDict()
+    file = ArrayFile(path)
+    start, metadata, entries = _header(file)
+    for name, (dtype, shape, begin, _) in entries.items():
+        out[name] = FileArray(file, start + begin, dtype, shape)
     for alias, home in _aliases(path, metadata, entries):
         out[alias] = out[home]
     if _VERSIONS in metadata:
@@ -233,34 +192,26 @@ def read(path: str, device: Placement) -> "OrderedDict[str, Any]":
 
 def read_metadata(path: str) -> dict[str, str]:
     """The file's metadata, without what `write` puts there itself."""
-    with open(path, "rb") as file:
-        _, metadata, _ = _header(file, path)
+    _, metadata, _ = _header(ArrayFile(path))
     return {key: text for key, text in metadata.items() if key != "format" and not key.startswith(_OURS)}
-
-
-def _to_jax(host: np.ndarray, device: Placement) -> jax.Array | np.ndarray:
-    if jax.dtypes.canonicalize_dtype(host.dtype) != host.dtype:
-        return host  # 64 bits while x64 is off
-    # Takes the aligned buffer over without a copy on CPU.
-    return jax.device_put(host, device)
 
 
 _Entry = tuple[np.dtype, tuple[int, ...], int, int]
 
 
-def _header(file: BinaryIO, path: str) -> tuple[int, dict[str, str], dict[str, _Entry]]:
+def _header(file: ArrayFile) -> tuple[int, dict[str, str], dict[str, _Entry]]:
     """Where the data starts, the metadata, and (dtype, shape, begin, end) of each tensor. All of it is checked."""
-    size = os.fstat(file.fileno()).st_size
+    path, size = file.path, file.size
     if size == 0:
         raise FileFormatError(f"{path!r} is empty")
     if size < 8:
         raise FileFormatError(f"{path!r} is cut off: {size} bytes are less than a safetensors file's first field")
-    length = int.from_bytes(file.read(8), "little")
+    length = int.from_bytes(file.read(0, 8), "little")
     if length > _MAX_HEADER:
         raise FileFormatError(f"{path!r} is not a safetensors file: its first 8 bytes are no header length")
     if 8 + length > size:
         raise FileFormatError(f"{path!r} is cut off in its header: {8 + length} bytes expected, {size} there")
-    header = _json(path, "header", file.read(length))
+    header = _json(path, "header", file.read(8, length))
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise FileFormatError(f"{path!r} is damaged: its metadata is not a dict of text")
