@@ -301,6 +301,13 @@ def run(way, model, x):
         "jm.grad": lambda: jm.grad(total, argnums=1)(model, x),
         "jax.grad": lambda: jax.grad(lambda x: total(model, x))(x),
         "grad in jit": lambda: jm.jit(jm.grad(total, argnums=1))(model, x),
+        "jm.vmap": lambda: jm.jit(lambda m, x: jm.vmap(m)(x))(model, x),
+        "jm.scan": lambda: jm.jit(lambda m, x: jm.scan(lambda c, x: (c, m(x)), None, x))(model, x),
+        "jm.grad of jm.scan": lambda: jm.jit(
+            lambda m, x: jm.grad(lambda x: jm.scan(lambda c, x: (c + total(m, x), None), 0.0, x)[0])(x)
+        )(model, x),
+        "jm.remat": lambda: jm.jit(lambda m, x: jm.grad(lambda x: jm.remat(m)(x).sum())(x))(model, x),
+        "jm.cond": lambda: jm.jit(lambda m, x: jm.cond(x.sum() > -100, m, lambda x: x, x))(model, x),
         "vmap": lambda: jax.vmap(model)(x),
         "vmap in jit": lambda: jax.jit(jax.vmap(model))(x),
         "scan": lambda: jax.lax.scan(lambda c, x: (c, model(x)), 0.0, x),
@@ -313,6 +320,7 @@ def run(way, model, x):
 
 WAYS = ["eager", "jm.jit", "jax.jit", "jm.grad", "jax.grad", "grad in jit", "vmap", "vmap in jit"]
 WAYS += ["scan", "scan in jit of grad", "remat"]
+WAYS += ["jm.vmap", "jm.scan", "jm.grad of jm.scan", "jm.remat", "jm.cond"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -332,7 +340,7 @@ def test_the_first_nan_is_named(way):
     run(way, model, x)  # and after it nothing is checked
 
 
-@pytest.mark.parametrize("way", ["jm.grad", "jax.grad", "grad in jit", "scan in jit of grad", "remat"])
+@pytest.mark.parametrize("way", ["jm.grad", "jax.grad", "grad in jit", "scan in jit of grad", "remat", "jm.grad of jm.scan", "jm.remat"])
 def test_the_backward_pass_is_told_apart(way):
     model = chain(Sqrt())
     with pytest.raises(FloatingPointError, match=r"infinity first appears in the backward pass of blocks\.0\.1: Sqrt"):

@@ -349,6 +349,32 @@ def by_backward(model: nn.Module) -> Any:
     return {str(name): box.grad for name, box in model.named_parameters()}
 
 
+def rows_of(model: Any) -> jax.Array:
+    return (jm.vmap(lambda x: model(x[None])[0])(X) ** 2).sum()
+
+
+def in_turn(model: Any) -> Any:
+    return jm.scan(lambda total, x: (total + (model(x[None]) ** 2).sum(), None), jnp.zeros(()), X)[0]
+
+
+def in_turn_by_number(model: Any) -> Any:
+    return jm.fori_loop(0, len(X), lambda i, total: total + (model(X[i][None]) ** 2).sum(), jnp.zeros(()))
+
+
+def by_grad_in_scan(model: Any) -> Any:
+    each = jm.scan(lambda c, x: (c, jm.grad(lambda m: (m(x[None]) ** 2).sum())(model)), None, X)[1]
+    return {name: g.sum(0) for name, g in each.items()}
+
+
+def by_vmap_of_grad(model: Any) -> Any:
+    each = jm.vmap(lambda x: jm.grad(lambda m: (m(x[None]) ** 2).sum())(model))(X)
+    return {name: g.sum(0) for name, g in each.items()}
+
+
+def branch(model: Any) -> Any:
+    return jm.cond(X.sum() > -100, square_sum, lambda m: jnp.zeros(()), model)
+
+
 PLACES: dict[str, Callable[[Any], Any]] = {
     "jm.grad": jm.grad(square_sum),
     "jm.jit of jm.grad": jm.jit(lambda m: jm.grad(square_sum)(m)),
@@ -356,6 +382,16 @@ PLACES: dict[str, Callable[[Any], Any]] = {
     "jm.value_and_grad": lambda m: jm.value_and_grad(square_sum)(m)[1],
     "jm.backward": by_backward,
     "jm.jit of jm.backward": jm.jit(by_backward),
+    "jm.remat": jm.jit(jm.grad(lambda m: jm.remat(square_sum)(m))),
+    "jm.scan": jm.jit(jm.grad(in_turn)),
+    "jm.scan, eager": jm.grad(in_turn),
+    "jm.fori_loop": jm.jit(jm.grad(in_turn_by_number)),
+    "jm.remat in jm.scan": jm.jit(jm.grad(lambda m: in_turn(jm.remat(m)))),
+    "jm.vmap": jm.jit(jm.grad(rows_of)),
+    "jm.cond": jm.jit(jm.grad(branch)),
+    "jm.grad in jm.scan": jm.jit(by_grad_in_scan),
+    "jm.grad in jm.vmap": jm.jit(by_vmap_of_grad),
+    "jm.vjp": lambda m: jm.vjp(square_sum, m)[1](jnp.ones(()))[0],
     "jax.grad of functional_call": by_functional_call,
     "jax.grad of jax.jit of functional_call": lambda m: jax.grad(
         jax.jit(lambda params: (jm.functional_call(m, params, (X,)) ** 2).sum())
@@ -687,7 +723,10 @@ def test_a_hook_on_the_host_sees_concrete_values_of_every_execution() -> None:
     assert len(seen) == 3
 
 
-@pytest.mark.parametrize("place", ["jm.grad", "jm.jit of jm.grad", "jax.grad of functional_call", "jax.jit of jm.grad"])
+ONCE = ["jm.grad", "jm.jit of jm.grad", "jm.cond", "jax.grad of functional_call", "jax.jit of jm.grad"]
+
+
+@pytest.mark.parametrize("place", ONCE)
 def test_a_hook_on_the_host_runs_once_under_differentiation(place: str) -> None:
     model, seen = mlp(), []
     with on_host(model[1], seen):
@@ -696,6 +735,18 @@ def test_a_hook_on_the_host_runs_once_under_differentiation(place: str) -> None:
     ((module, _, (out,)),) = seen
     assert module is model[1]
     np.testing.assert_allclose(out, model(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["jm.scan", "jm.scan, eager", "jm.vmap", "jm.grad in jm.scan", "jm.grad in jm.vmap"])
+def test_a_hook_on_the_host_sees_every_iteration_and_lane(place: str) -> None:
+    model, seen = mlp(), []
+    with on_host(model[1], seen):
+        PLACES[place](model)
+        jax.effects_barrier()
+    outputs = np.sort(np.concatenate([np.asarray(out).reshape(-1) for _, _, (out,) in seen]))
+    model_out = model[1](model[0](X))
+    np.testing.assert_allclose(outputs, np.sort(np.asarray(model_out).reshape(-1)), rtol=1e-5)
+    assert all(module is model[1] for module, _, _ in seen)
 
 
 def test_a_hook_on_the_host_runs_for_the_module_that_is_called() -> None:

@@ -1,6 +1,9 @@
 """One table of random numbers: which masks are equal across transforms, which differ, and the state after each."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -308,6 +311,33 @@ def test_only_the_branch_that_runs_draws(jit: bool) -> None:
     assert model.generator.get_state()[-1] == 0
     np.testing.assert_array_equal(call(model, jnp.asarray(True)), drawn(THE_LOOPS["eager"], of_own)[0][0])
     assert model.generator.get_state()[-1] == 1
+
+
+MASKS_OF_DEVICES = """
+import hashlib, jax, numpy as np, jaxmodule as jm
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxmodule.nn import functional as F
+jm.manual_seed(7)
+mesh = jax.make_mesh((len(jax.devices()),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+x = jax.device_put(np.ones((8, 96), np.float32), NamedSharding(mesh, PartitionSpec("batch")))
+masks = [F.dropout(x), jm.jit(F.dropout)(x), jm.vmap(F.dropout)(x)]
+masks += [jm.jit(lambda x: jm.scan(lambda c, x: (c, F.dropout(x)), None, x)[1])(x)]
+masks += [jm.grad(lambda x: jm.remat(F.dropout)(x).sum())(x)]
+print(len(jax.devices()), *(hashlib.sha256(np.asarray(m).tobytes()).hexdigest() for m in masks))
+"""
+
+
+def test_one_and_eight_devices_draw_the_same() -> None:
+    def run(devices: int) -> list[str]:
+        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run([sys.executable, "-c", MASKS_OF_DEVICES], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    one, eight = run(1), run(8)
+    assert (one[0], eight[0]) == ("1", "8")
+    assert one[1:] == eight[1:]
+    assert len(set(one)) == 6
 
 
 def test_the_sharding_of_a_batch_stays() -> None:

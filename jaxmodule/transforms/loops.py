@@ -98,7 +98,8 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
         >>> jm.fori_loop(0, 4, lambda i, x: jnp.tanh(layer(x)), jnp.ones((1, 3))).shape
         (1, 3)
     """
-    lower, upper = unbox(lower), unbox(upper)
+    # Plain numbers stay plain: with a known number of iterations JAX can differentiate the loop.
+    lower, upper = (x.value if isinstance(x, Box) else x for x in (lower, upper))
     first = seal(init_val)
 
     def trace(carried: States) -> Any:
