@@ -340,7 +340,9 @@ def test_the_first_nan_is_named(way):
     run(way, model, x)  # and after it nothing is checked
 
 
-@pytest.mark.parametrize("way", ["jm.grad", "jax.grad", "grad in jit", "scan in jit of grad", "remat", "jm.grad of jm.scan", "jm.remat"])
+@pytest.mark.parametrize(
+    "way", ["jm.grad", "jax.grad", "grad in jit", "scan in jit of grad", "remat", "jm.grad of jm.scan", "jm.remat"]
+)
 def test_the_backward_pass_is_told_apart(way):
     model = chain(Sqrt())
     with pytest.raises(FloatingPointError, match=r"infinity first appears in the backward pass of blocks\.0\.1: Sqrt"):

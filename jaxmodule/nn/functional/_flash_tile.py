@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._common import opmath_dtype
+from ._common import laid_out_like, opmath_dtype
 
 __all__ = [
     "Band",
@@ -178,5 +178,5 @@ class Tile(NamedTuple):
             return weights
         shape = (*weights.shape[:-3], *weights.shape[-2:], weights.shape[-3]) if transposed else weights.shape
         keep = jax.random.bernoulli(jax.random.fold_in(self.key, i * self.blocks.n_k + j), 1.0 - rate, shape)
-        keep = jnp.moveaxis(keep, -1, -3) if transposed else keep
+        keep = laid_out_like(jnp.moveaxis(keep, -1, -3) if transposed else keep, weights)
         return jnp.where(keep, weights * (1.0 / (1.0 - rate)), 0.0)

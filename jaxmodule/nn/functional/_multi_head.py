@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ._attention_masks import merged
-from ._common import compiled
+from ._common import compiled, laid_out_like
 from ._flash_tile import Band, Spec, multiply
 from ._sdpa import attend
 from ._sdpa_kernel import SDPBackend
@@ -128,7 +128,7 @@ def _with_weights(
         scores = jnp.where(mask, scores, -jnp.inf) if seen else scores + mask.astype(scores.dtype)
     weights = softmax(scores, dim=-1)
     if drop_key is not None:
-        keep = jax.random.bernoulli(drop_key, 1.0 - dropout, weights.shape)
+        keep = laid_out_like(jax.random.bernoulli(drop_key, 1.0 - dropout, weights.shape), weights)
         weights = jnp.where(keep, weights * (1.0 / (1.0 - dropout)), 0.0)
     elif dropout:  # 1: all of them
         weights = weights * 0.0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._common import HALF_DTYPES, compiled
+from ._common import HALF_DTYPES, compiled, laid_out_like
 from ._flash import flash_attention
 from ._flash_tile import Spec, band_mask, multiply
 from ._sdpa_kernel import SDPBackend
@@ -52,7 +52,7 @@ def attend(
         if backend == SDPBackend.MATH or (in_blocks and 0 in (q.size, k.size)):
             return _plain(spec, q, k, v, mask, key)
         if in_blocks:
-            return flash_attention(spec, q, k, v, mask, key)
+            return _in_blocks(spec, q, k, v, mask, key)
         if backend == SDPBackend.CUDNN_ATTENTION and _fused_runs(q, k, v, mask, spec):
             return _fused_on_cuda(spec, q, k, v, mask, key, backends)
     allowed = "none" if not backends else ", ".join(getattr(backend, "name", repr(backend)) for backend in backends)
@@ -61,6 +61,15 @@ def attend(
         f"{allowed}; cuDNN's is for float16 and bfloat16 without dropout, with cuDNN installed, where query "
         f"{list(q.shape)}, key {list(k.shape)} and value {list(v.shape)} suit it"
     )
+
+
+def _in_blocks(spec: Spec, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, key: Key) -> jax.Array:
+    sharding = jax.typeof(q).sharding
+    if all(axes is None for axes in sharding.spec):
+        return flash_attention(spec, q, k, v, mask, key)
+    # On a mesh of explicit axes the blocks' layouts are left to XLA.
+    call = jax.sharding.auto_axes(lambda *args: flash_attention(spec, *args), out_sharding=sharding)
+    return call(q, k, v, mask, key)
 
 
 def _preference(length: int, keys: int, backends: tuple[SDPBackend, ...] | None, ordered: bool) -> list[SDPBackend]:
@@ -100,7 +109,7 @@ def _plain(spec: Spec, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, key
         scores = jnp.where(mask, scores, -jnp.inf) if masked else scores + mask.astype(scores.dtype)
     weights = _softmax(scores)
     if key is not None:
-        keep = jax.random.bernoulli(key, 1.0 - spec.dropout, weights.shape)
+        keep = laid_out_like(jax.random.bernoulli(key, 1.0 - spec.dropout, weights.shape), weights)
         weights = jnp.where(keep, weights * (1.0 / (1.0 - spec.dropout)), 0.0)
     return multiply("...gqk,...ke->...gqe", weights.astype(v.dtype), v).astype(q.dtype)
 
@@ -117,7 +126,7 @@ def _fused_on_cuda(
     in_blocks = backends is None or SDPBackend.MATH not in backends or len(backends) > 2
 
     def other(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
-        return flash_attention(spec, q, k, v, mask, key) if in_blocks else _plain(spec, q, k, v, mask, key)
+        return (_in_blocks if in_blocks else _plain)(spec, q, k, v, mask, key)
 
     return lax.platform_dependent(q, k, v, mask, cuda=fused, default=other)
 
