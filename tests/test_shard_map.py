@@ -283,7 +283,7 @@ class TestSpecs:
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match=r"the pattern 'wieght', which fits no name .*\['weight', 'bias'\]"):
             self.run({"wieght": P(), "*": P()}, P())
-        with pytest.raises(ValueError, match="no pattern of in_specs fits 'bias' of Linear"):
+        with pytest.raises(ValueError, match="in_specs has no pattern that fits 'bias' of Linear"):
             self.run({"weight": P()}, P())
         with pytest.raises(TypeError, match="in_specs of a Linear must be a PartitionSpec or a dict of those, got 0"):
             self.run(0, P())
@@ -292,7 +292,7 @@ class TestSpecs:
         with pytest.raises(ValueError, match="in_specs must be a prefix of the arguments"):
             self.run(P())
         model = nn.Linear(4, 4)
-        with pytest.raises(ValueError, match="reached from two arguments, with the specs"):
+        with pytest.raises(ValueError, match="reached from two arguments, with "):
             self.run(P(), P("data"), args=(model, {"again": model}))
         with pytest.raises(ValueError, match='randomness must be "different" or "same"'):
             shard_map(lambda x: x, mesh=mesh(), in_specs=P(), out_specs=P(), randomness="error")  # pyright: ignore

@@ -14,8 +14,9 @@ import jax
 
 from ..core.box import Box
 from ..core.context import Tracer, tls, trace_state
+from ..core.device import is_abstract
 from ..core.effects import Effects, take
-from ..core.errors import StateError
+from ..core.errors import AbstractError, StateError
 from ..core.overlay import Overlay, overlaid
 from ..core.parameter import GradBox, ParamName
 from ..core.structure import Layout, flatten_args, unflatten_args
@@ -150,7 +151,10 @@ def _unaliased(values: list[Any], boxes: list[Box]) -> list[Any]:
 
 
 def _explain(error: Exception, layout: Layout, values: list[Any]) -> None:
-    """Raise a better error where a call failed for an array that an earlier call was given for good."""
+    """Raise a better error where a call failed for an array that isn't there, or was given to an earlier call."""
+    without = [name for value, name in zip(values, layout.names, strict=False) if is_abstract(value)]
+    if without:
+        raise AbstractError(without, "a compiled function was called") from error
     for value, box, name in zip(values, layout.boxes, [*layout.names, *[None] * len(values)], strict=False):
         if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
             better = StateError(DONATED, KEEP_IT, box)

@@ -4,8 +4,7 @@ The boxes of a Module argument go in by a spec each, and what is written to one 
 is written must be the same on all devices.
 """
 
-from collections.abc import Callable, Mapping, Set
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Set
 from typing import Any, Literal
 
 import jax
@@ -18,13 +17,16 @@ from ..core.box import Box
 from ..core.context import Tracer
 from ..core.errors import StateError
 from ..core.overlay import read, write
-from ..core.parameter import Parameter
 from ..core.structure import flatten_args, unflatten_args
 from ..random import advanced, forked
+from ._prefix import Prefix
 from ._rule_call import Inputs, varying
-from .inner import Body, NewWrites, States, named_boxes, repeated, seal, undo, unseal
+from .inner import Body, NewWrites, States, repeated, seal, undo, unseal
 
 _WHOLE = PartitionSpec()
+_IN_SPECS = Prefix(
+    "jm.shard_map", "in_specs", "a PartitionSpec", lambda spec: isinstance(spec, PartitionSpec), whole=True
+)
 
 
 def shard_map(
@@ -80,11 +82,9 @@ def shard_map(
 
     def shard_map_of(*args: Any) -> Any:
         leaves, treedef, objects = flatten_args(args)
-        places = [_Place(leaf) for leaf in leaves], [_Place(obj) for obj in objects]
-        _spread(specs, unflatten_args(treedef, *places))
-        run = _Run(f, treedef, objects, _specs_of_boxes(places[1]), _axes(mesh, axis_names))
+        of_leaves, of_boxes = _IN_SPECS.spread(specs, treedef, leaves, objects)
+        run = _Run(f, treedef, objects, of_boxes, _axes(mesh, axis_names))
         run.randomness, run.check_vma = randomness, check_vma
-        of_leaves = [place.of_array() for place in places[0]]
 
         def attempt(written: list[Box]) -> Any:
             run.start(States(written))
@@ -221,76 +221,6 @@ class _Run:
         for box in filter(self._is_forked, self.body.written):
             write(box, advanced(read(box)))
         self.body.give_back(extras)
-
-
-class _Place:
-    """A leaf or an object of the arguments, and what `in_specs` says of it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.spec: Any = None
-
-    def of_array(self) -> Any:
-        """The spec of an array."""
-        if isinstance(self.spec, PartitionSpec):
-            return self.spec
-        raise TypeError(f"jm.shard_map: in_specs of an array must be a PartitionSpec, got {self.spec!r}")
-
-    def of_boxes(self) -> dict[Box, Any]:
-        """The specs of an object's boxes, gradients included."""
-        found: dict[Box, Any] = {}
-        used: set[str] = set()
-        kind = type(self.value).__name__
-        for name, box in named_boxes(self.value).items():
-            spec = self.spec
-            if isinstance(spec, Mapping):
-                pattern = next((p for p in spec if fnmatchcase(name, p)), None)
-                if pattern is None:
-                    raise ValueError(f"jm.shard_map: no pattern of in_specs fits {name!r} of {kind}: add '*': P()")
-                spec = spec[pattern]
-                used.add(pattern)
-            if not isinstance(spec, PartitionSpec):
-                raise TypeError(
-                    f"jm.shard_map: in_specs of a {kind} must be a PartitionSpec or a dict of those, got {spec!r}"
-                )
-            found[box] = spec
-            if isinstance(box, Parameter):
-                found[box.grad_box] = spec
-        unused = [p for p in self.spec if p not in used] if isinstance(self.spec, Mapping) else []
-        if unused:
-            raise ValueError(
-                f"jm.shard_map: in_specs has the pattern {unused[0]!r}, which fits no name that an earlier one does "
-                f"not: {list(named_boxes(self.value))}"
-            )
-        return found
-
-
-def _spread(prefix: Any, full: Any) -> None:
-    """Spread `in_specs`, a prefix of the tree of arguments, over the places in it."""
-    if isinstance(full, _Place):
-        full.spec = prefix
-    elif isinstance(prefix, PartitionSpec):
-        for place in jax.tree.leaves(full):
-            place.spec = prefix
-    else:
-        specs, of_specs = jax.tree_util.tree_flatten(prefix, is_leaf=lambda x: x is not prefix)
-        parts, of_parts = jax.tree_util.tree_flatten(full, is_leaf=lambda x: x is not full)
-        if of_specs != of_parts:
-            raise ValueError(f"jm.shard_map: in_specs must be a prefix of the arguments: {of_specs} and {of_parts}")
-        for spec, part in zip(specs, parts, strict=True):
-            _spread(spec, part)
-
-
-def _specs_of_boxes(places: list[_Place]) -> dict[Box, Any]:
-    found: dict[Box, Any] = {}
-    for place in places:
-        for box, spec in place.of_boxes().items():
-            if found.setdefault(box, spec) != spec:
-                raise ValueError(
-                    f"jm.shard_map: a {type(box).__name__} of shape {box.raw_shape} is reached from two arguments, "
-                    f"with the specs {found[box]} and {spec}: give both the same"
-                )
-    return found
 
 
 def _axes(mesh: Any, axis_names: Set[Any]) -> tuple[Any, ...]:

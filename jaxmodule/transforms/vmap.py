@@ -5,8 +5,7 @@ written to a mapped one is stacked again; to a shared one only what is the same 
 """
 
 import re
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -15,12 +14,15 @@ import jax.numpy as jnp
 from ..core.box import Box
 from ..core.errors import StateError
 from ..core.overlay import read, write
-from ..core.parameter import Parameter
 from ..core.structure import flatten_args, unflatten_args
 from ..random import advanced, forked
-from .inner import Body, States, named_boxes, seal, unseal
+from ._prefix import Prefix
+from .inner import Body, States, seal, unseal
 
 Randomness = Literal["different", "same", "error"]
+_IN_AXES = Prefix(
+    "jm.vmap", "in_axes", "an int or None", lambda axis: axis is None or isinstance(axis, int), whole=False
+)
 
 
 def vmap(
@@ -61,12 +63,9 @@ def vmap(
 
     def vmap_of(*args: Any, **kwargs: Any) -> Any:
         leaves, treedef, objects = flatten_args((args, kwargs))
-        places = [_Place(leaf) for leaf in leaves], [_Place(obj) for obj in objects]
-        inner_args, inner_kwargs = unflatten_args(treedef, *places)
-        _assign(tuple(in_axes) if isinstance(in_axes, list) else in_axes, inner_args)
-        _assign(0, inner_kwargs)
-        axes = [place.axis() for place in places[0]]
-        of_boxes = _axes_of_boxes(places[1])
+        prefix = (tuple(in_axes) if isinstance(in_axes, list) else in_axes, 0)
+        axes, of_all = _IN_AXES.spread(prefix, treedef, leaves, objects)
+        of_boxes = {box: axis for box, axis in of_all.items() if axis is not None}
         mapped = States(of_boxes)
         states = mapped.read()
         run = _Run(fun, treedef, objects, mapped, randomness)
@@ -150,72 +149,6 @@ class _Run:
             "or reduce over the lanes first (axis_name and SyncBatchNorm); or put it into eval mode.",
             self.shared[int(found[1])],
         )
-
-
-class _Place:
-    """A leaf or an object of the arguments, and what `in_axes` says of it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.axes: Any = None
-
-    def axis(self) -> int | None:
-        """The axis of an array."""
-        if self.axes is None or isinstance(self.axes, int):
-            return self.axes
-        raise TypeError(f"jm.vmap: in_axes of an array must be an int or None, got {self.axes!r}")
-
-    def of_boxes(self) -> dict[Box, int]:
-        """The mapped boxes of an object, gradients included, with their axes."""
-        found: dict[Box, int] = {}
-        used: set[str] = set()
-        for name, box in named_boxes(self.value).items():
-            axis = self.axes
-            if isinstance(axis, Mapping):
-                pattern = next((p for p in axis if fnmatchcase(name, p)), None)
-                axis = None if pattern is None else axis[pattern]
-                used.add(str(pattern))
-            if axis is None:
-                continue
-            if not isinstance(axis, int):
-                raise TypeError(f"jm.vmap: in_axes of a Module must be an int, None or a dict of those, got {axis!r}")
-            found[box] = axis
-            if isinstance(box, Parameter):
-                found[box.grad_box] = axis
-        unused = [p for p in self.axes if p not in used] if isinstance(self.axes, Mapping) else []
-        if unused:
-            raise ValueError(
-                f"jm.vmap: in_axes has the pattern {unused[0]!r}, which fits no name: {list(named_boxes(self.value))}"
-            )
-        return found
-
-
-def _assign(prefix: Any, full: Any) -> None:
-    """Spread `in_axes`, a prefix of the tree of arguments, over the places in it."""
-    if isinstance(full, _Place):
-        full.axes = prefix
-    elif prefix is None or isinstance(prefix, int):
-        for place in jax.tree.leaves(full):
-            place.axes = prefix
-    else:
-        axes, of_axes = jax.tree_util.tree_flatten(prefix, is_leaf=lambda x: x is not prefix)
-        parts, of_parts = jax.tree_util.tree_flatten(full, is_leaf=lambda x: x is not full)
-        if of_axes != of_parts:
-            raise ValueError(f"jm.vmap: in_axes must be a prefix of the arguments: {of_axes} and {of_parts}")
-        for axis, part in zip(axes, parts, strict=True):
-            _assign(axis, part)
-
-
-def _axes_of_boxes(places: list[_Place]) -> dict[Box, int]:
-    found: dict[Box, int] = {}
-    seen: dict[int, Any] = {}
-    for place in places:
-        if seen.setdefault(id(place.value), place.axes) != place.axes:
-            raise ValueError(
-                f"jm.vmap: one {type(place.value).__name__} has two in_axes, {seen[id(place.value)]} and {place.axes}"
-            )
-        found.update(place.of_boxes())
-    return found
 
 
 def _size(values: list[Any], axes: list[Any]) -> int:
