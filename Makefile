@@ -9,6 +9,7 @@ PYTHON ?= python3
 JAX_VERSION ?=
 WORKERS ?= auto
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 DEMO_ARGS ?=
 
 VENV ?= $(if $(JAX_VERSION),.venv-jax$(JAX_VERSION),.venv)
@@ -20,7 +21,7 @@ NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest lint format format-check types doctest docs coverage wheel-check bench clean
+.PHONY: help demo test test-newest lint format format-check types doctest docs reference fuzz coverage wheel-check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -72,6 +73,12 @@ doctest: $(VENV)/.with-test  ## every example of the docstrings, README.md and d
 
 docs: $(VENV)/.with-docs  ## docs/ as a site in ./site
 	$(BIN)/mkdocs build --strict --quiet
+
+reference: $(VENV)/.with-test  ## docs/api: the pages of the reference, a line for each public name
+	$(BIN)/python .ci/api_pages.py
+
+fuzz: $(VENV)/.with-test  ## damaged files for jm.load, until it is stopped or FUZZ_ARGS says
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 coverage: $(VENV)/.with-test  ## docs/coverage.md: what of torch.nn is here
 	$(BIN)/python -m tests.parity.coverage > docs/coverage.md.new

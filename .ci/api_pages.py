@@ -59,38 +59,28 @@ def page(title: str, intro: str, entries: list[Any], by_family: bool = False) ->
 def pages() -> dict[str, str]:
     """The text of each page, by name."""
     top = dict(documented(jm, jm.__all__))
-    transforms = [v for v in top.values() if v.__module__.startswith("jaxmodule.transforms")]
-    files = [v for v in top.values() if v.__module__.startswith("jaxmodule.io")]
-    files += [v for _, v in documented(jm.io, jm.io.__all__)]
-    port = [v for v in top.values() if v.__module__.startswith("jaxmodule.port")]
-    rest = [v for v in top.values() if v not in transforms and v not in files and v not in port]
+
+    def of(part: str) -> list[Any]:
+        return [v for v in top.values() if v.__module__.startswith(f"jaxmodule.{part}")]
+
+    def of_module(module: Any) -> list[Any]:
+        return [v for _, v in documented(module, module.__all__)]
+
+    own = [nn.Module, nn.Parameter, nn.Buffer, *of("core"), *of("nn"), *of("func"), *of("random"), jm.debug.nans]
     layers = [v for _, v in documented(nn, dir(nn)) if inspect.isclass(v) and ".modules." in v.__module__]
-    state = [nn.Module, nn.Parameter, nn.Buffer, *rest, jm.debug.nans]
+    optim = [*of_module(jm.optim), *of_module(jm.optim.lr_scheduler), *of_module(jm.optim.swa_utils)]
+    every = "All of them are in `jaxmodule"
     return {
-        "transforms": page("Transforms", "All of them are in `jaxmodule`, as `jm.jit`.", transforms),
-        "modules": page("Modules and state", "", state),
-        "layers": page("Layers", "All of them are in `jaxmodule.nn`.", layers, True),
-        "functional": page(
-            "Functional",
-            "All of them are in `jaxmodule.nn.functional`.",
-            [v for _, v in documented(functional, functional.__all__)],
-            True,
-        ),
-        "init": page(
-            "Initialisers", "All of them are in `jaxmodule.nn.init`.", [v for _, v in documented(init, init.__all__)]
-        ),
-        "utils": page(
-            "Utilities",
-            "All of them are in `jaxmodule.nn.utils`.",
-            [v for _, v in documented(utils, utils.__all__)],
-            True,
-        ),
-        "optim": page(
-            "Optimizers",
-            "All of them are in `jaxmodule.optim`.",
-            [v for _, v in documented(jm.optim, jm.optim.__all__)],
-        ),
-        "files": page("Files", "", files),
+        "transforms": page("Transforms", f"{every}`, as `jm.jit`.", of("transforms")),
+        "modules": page("Modules and state", "", own),
+        "layers": page("Layers", f"{every}.nn`.", layers, True),
+        "functional": page("Functional", f"{every}.nn.functional`.", of_module(functional), True),
+        "init": page("Initialisers", f"{every}.nn.init`.", of_module(init)),
+        "utils": page("Utilities", f"{every}.nn.utils`.", of_module(utils), True),
+        "optim": page("Optimizers", "In `jaxmodule.optim`, `.lr_scheduler` and `.swa_utils`.", optim),
+        "amp": page("Mixed precision", f"{every}.amp`.", of_module(jm.amp)),
+        "files": page("Files", "", [*of("io"), *of_module(jm.io)]),
+        "port": page("Porting", f"{every}.port`.", of_module(jm.port)),
     }
 
 

@@ -1,9 +1,14 @@
 """jaxmodule: the contract of `torch.nn.Module` on JAX."""
 
-from . import debug, io, nn, optim, random
-from .core.errors import ClosedOverError, EscapedError, ForeignTraceError, ImmutableError, StateError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import amp, debug, io, nn, optim, random
+from .amp import autocast, get_float32_matmul_precision, set_float32_matmul_precision
+from .core.device import device
+from .core.errors import AbstractError, ClosedOverError, EscapedError, ForeignTraceError, ImmutableError, StateError
 from .func import functional_call, merge, split, stack_module_state
-from .io import load, save
+from .io import latest_checkpoint, list_checkpoints, load, load_checkpoint, save, save_checkpoint
 from .nn.capture import Capture, capture
 from .nn.modes import enable_grad, inference, is_grad_enabled, no_grad, set_grad_enabled
 from .random import (
@@ -20,6 +25,7 @@ from .random import (
 )
 from .transforms import (
     RetraceWarning,
+    accumulate,
     backward,
     checkpoint,
     cond,
@@ -45,9 +51,14 @@ from .transforms import (
     while_loop,
 )
 
+if TYPE_CHECKING:
+    from . import port
+    from .port import summary
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AbstractError",
     "Capture",
     "ClosedOverError",
     "EscapedError",
@@ -56,6 +67,9 @@ __all__ = [
     "ImmutableError",
     "RetraceWarning",
     "StateError",
+    "accumulate",
+    "amp",
+    "autocast",
     "backward",
     "capture",
     "checkpoint",
@@ -64,11 +78,13 @@ __all__ = [
     "custom_vjp",
     "debug",
     "default_generator",
+    "device",
     "enable_grad",
     "eval_shape",
     "fori_loop",
     "fork_rng",
     "functional_call",
+    "get_float32_matmul_precision",
     "get_rng_state",
     "grad",
     "hessian",
@@ -80,25 +96,32 @@ __all__ = [
     "jacrev",
     "jit",
     "jvp",
+    "latest_checkpoint",
     "linearize",
+    "list_checkpoints",
     "load",
+    "load_checkpoint",
     "manual_seed",
     "merge",
     "next_key",
     "nn",
     "no_grad",
     "optim",
+    "port",
     "random",
     "remat",
     "save",
+    "save_checkpoint",
     "scan",
     "scan_layers",
     "seed",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
     "set_rng_state",
     "shard_map",
     "split",
     "stack_module_state",
+    "summary",
     "switch",
     "use_rng",
     "value_and_grad",
@@ -106,3 +129,12 @@ __all__ = [
     "vmap",
     "while_loop",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # `port` is for a while in a model's life, and brings rich: it is imported when it is asked for.
+    if name == "port":
+        return import_module(".port", __name__)
+    if name == "summary":
+        return import_module(".port", __name__).summary
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ from jaxmodule import nn
 from jaxmodule.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
+ORACLE = importlib.util.find_spec("torch") is not None
+
+
+def can_run(text: str) -> bool:
+    """Where torch isn't installed, what imports it is left out: the other run of CI has it."""
+    return ORACLE or "import torch" not in text
+
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -32,7 +41,10 @@ def blocks(page: Path) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, match.start()) + 1, match.group(1)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+RUNNING = [page for page in PAGES if can_run(page.read_text())]
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other in one namespace, as a reader would type them in."""
     monkeypatch.chdir(tmp_path)
@@ -58,6 +70,7 @@ def documented() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=True)
     modules = [importlib.import_module(name) for name in ["jaxmodule", *names]]
     tests = [test for module in modules for test in finder.find(module) if test.examples]
+    tests = [test for test in tests if can_run(test.docstring)]
     return list({(test.filename, test.lineno, test.name): test for test in tests}.values())
 
 

@@ -21,13 +21,14 @@ RANKS = {
     "jaxmodule.transforms": 2,
     "jaxmodule.nn.functional": 3,  # pure functions: knows no Module
     "jaxmodule.nn": 4,
+    "jaxmodule.amp": 5,
     "jaxmodule.optim": 5,
     "jaxmodule.io": 5,
     "jaxmodule.port": 6,
     "jaxmodule": 7,  # __init__.py: the public names
 }
 # Heavy or optional: imported by the function that needs it. torch is only ever handed in.
-LAZY = ("flax", "rich", "orbax", "torch", "safetensors", "matplotlib", "optax")
+LAZY = ("flax", "rich", "orbax", "torch", "safetensors", "matplotlib", "optax", "treescope")
 
 
 def module_name(path: Path) -> str:

@@ -151,14 +151,6 @@ def test_shared_scalars_are_not_ties(path):
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.pt", "a.npz", "a.msgpack", "a"])
-def test_other_suffixes(tmp_path, name):
-    for call in (lambda p: save({}, p), load, load_metadata):
-        with pytest.raises(FileFormatError, match=r"a.*only \.safetensors files are supported yet"):
-            call(tmp_path / name)
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     ("value", "match"),
     [
@@ -185,7 +177,7 @@ def test_prng_keys(path):
 
 
 def test_names_and_metadata(path):
-    for name in (3, "__metadata__"):
+    for name in (3, "__metadata__", "half \ud800"):
         with pytest.raises(TypeError, match="cannot be the name of a tensor"):
             save({name: np.ones(2)}, path)
     with pytest.raises(TypeError, match="metadata must be a dict of str to str, got 'epoch': 3"):
@@ -210,16 +202,22 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("header", "data", "match"),
     [
-        (b"not json", b"", "its header is no JSON"),
-        (b"\xff\xfe{}", b"", "its header is no JSON"),
-        (b"[" * 100_000, b"", "its header is no JSON"),
-        ([1], b"", "its header is not a JSON object"),
+        (b"{not json", b"", "its header is no JSON"),
+        (b'{"\xff": 1}', b"", "its header is no JSON"),
+        ('{"a": 1}'.encode("utf-16-le"), b"", "its header is no JSON"),
+        (b'{"a":' * 1000, b"", "its header is no JSON"),
+        (b"{}[1]", b"", "its header is no JSON"),
         (b'{"a":1,"a":2}', b"", "a name occurs twice"),
         ({"__metadata__": {"a": 1}}, b"", "its metadata is not a dict of text"),
         ({"a": 3}, b"", "the header's entry of 'a' is 3"),
         ({"a": {"dtype": "F32"}}, b"", "the header's entry of 'a'"),
-        ({"a": {**ENTRY, "shape": [-2]}}, b"", "the header's entry of 'a'"),
-        ({"a": {**ENTRY, "shape": [2.5]}}, b"", "the header's entry of 'a'"),
+        ({"a": {**ENTRY, "shape": [-2]}}, b"", r"'a' has the shape \(-2,\)"),
+        ({"a": {**ENTRY, "shape": [2.5]}}, b"", r"'a' has the shape \(2.5,\)"),
+        ({"a": {**ENTRY, "shape": [True, 2]}}, b"", r"'a' has the shape \(True, 2\)"),
+        ({"a": {**ENTRY, "shape": [1] * 65}}, b"", r"'a' has the shape \(1, 1, "),
+        ({"a": {**ENTRY, "shape": [0, 1 << 62, 4], "data_offsets": [0, 0]}}, b"", "larger than any array"),
+        ({"a": {**ENTRY, "shape": [[]]}}, b"", r"'a' has the shape \(\[\],\)"),
+        (b'{"a":' + b"[]," * 100_000, b"", "nothing but brackets"),
         ({"a": {**ENTRY, "dtype": []}}, b"12345678", "the header's entry of 'a'"),
         ({"a": {**ENTRY, "dtype": "F4"}}, b"12345678", "'a' has dtype 'F4', which cannot be read"),
         ({"a": {**ENTRY, "shape": [3]}}, b"12345678", r"'a' of F32 \(3,\) has 8 bytes of data"),
@@ -229,6 +227,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": ENTRY}, b"123456789", r"is damaged: \d+ bytes expected, \d+ there"),
         ({"a": ENTRY, "__metadata__": {"jaxmodule.aliases": '{"x": "y"}'}}, b"12345678", "'x' is stored as 'y'"),
         ({"a": ENTRY, "__metadata__": {"jaxmodule.aliases": "?"}}, b"12345678", "jaxmodule.aliases is no JSON"),
+        ({"a": ENTRY, "__metadata__": {"jaxmodule.aliases": '{"x": []}'}}, b"12345678", r"'x' is stored as \[\]"),
+        ({"a": ENTRY, "__metadata__": {"jaxmodule.aliases": '{"a": "a"}'}}, b"12345678", "'a' is stored twice"),
     ],
     ids=str,
 )
@@ -248,12 +248,6 @@ def test_cut_off_anywhere(path):
             load(path)
 
 
-def test_another_kind_of_file(path):
-    path.write_bytes(b"PK\x03\x04" + bytes(range(1, 200)))
-    with pytest.raises(FileFormatError, match="is not a safetensors file"):
-        load(path)
-
-
 # -- whole or not at all ----------------------------------------------------------------------------------------------
 
 
@@ -261,7 +255,7 @@ class Broken:
     """The disk is full after the first tensor."""
 
     def __init__(self, monkeypatch):
-        real, calls = st._to_numpy, []
+        real, calls = st.to_numpy, []
 
         def fail(tensor):
             calls.append(tensor)
@@ -269,7 +263,7 @@ class Broken:
                 raise OSError(28, "No space left on device")
             return real(tensor)
 
-        monkeypatch.setattr(st, "_to_numpy", fail)
+        monkeypatch.setattr(st, "to_numpy", fail)
 
 
 def test_a_failing_write_leaves_the_old_file(path, monkeypatch):

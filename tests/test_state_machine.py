@@ -430,12 +430,12 @@ def live(machine: type[Life], examples: int, steps: int, **options: Any) -> None
 
 
 def test_a_compiled_model_is_never_behind_its_twin() -> None:
-    live(Life, 20, 20)
+    live(Life, 12, 20)
 
 
 @pytest.mark.slow
 def test_many_lives() -> None:
-    live(Life, 150, 30)
+    live(Life, 100, 30)
 
 
 class Broken(Life):

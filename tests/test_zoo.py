@@ -104,7 +104,7 @@ def test_compiled_equals_eager_and_compiles_once(row: Row, training: bool) -> No
     assert_same(dict(compiled.state_dict()), dict(eager.state_dict()), FUSION)
 
 
-@every_layer_and_mode
+@every(modes=True, half=1)
 def test_gradients_are_finite_and_equal_when_compiled(row: Row, training: bool) -> None:
     inputs = row.inputs(0)
     module, twin = row.make().train(training), row.make().train(training)
@@ -155,7 +155,7 @@ def test_state_dict_round_trip(row: Row) -> None:
     assert_same(row.run(fresh.eval(), row.inputs(1)), row.run(module.eval(), row.inputs(1)))
 
 
-@every(STATEFUL)
+@every(STATEFUL, half=0)
 def test_half_precision_stays_half_and_is_near_single(row: Row) -> None:
     half_precision(row, jnp.bfloat16)
 

@@ -6,14 +6,17 @@ modules register is in `parameter.py`; `Slot` holds a plain array attribute.
 
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .context import HOLE, Tracer, tls
+from .device import device, is_abstract, rewritten
+from .errors import AbstractError
 from .overlay import ESCAPED, birth, read, write
+from .rendering import render
 
 if TYPE_CHECKING:  # to a type checker a box is an array with a mutable value
     _ArrayLike = jax.Array
@@ -25,14 +28,16 @@ def unbox(x: Any) -> Any:
     """The array behind `x`: a box's value, an array itself, `None` for `None`, anything else through `jnp.asarray`."""
     if isinstance(x, Box):
         return x.value
-    if x is None or isinstance(x, jax.Array):
+    if x is None or isinstance(x, (jax.Array, jax.ShapeDtypeStruct)):
         return x
     return jnp.asarray(x)
 
 
 def strong(x: Any) -> Any:
     """`x` without JAX's weak type, which torch has none of: it would compile everything again once it is lost."""
-    return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+    if not getattr(x, "weak_type", False):
+        return x
+    return x.update(weak_type=False) if is_abstract(x) else jax.lax.convert_element_type(x, x.dtype)
 
 
 def _strip(x: Any) -> Any:
@@ -90,9 +95,14 @@ class Box(_ArrayLike):
 
     @value.setter
     def value(self, new: Any) -> None:
-        write(self, strong(unbox(new)))
+        write(self, rewritten(self, strong(unbox(new))))
 
     data = value
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether it has a shape and a dtype but no value, as under `jm.device("meta")`."""
+        return is_abstract(self.value)
 
     @property
     def raw_shape(self) -> tuple[int, ...] | None:
@@ -118,39 +128,45 @@ class Box(_ArrayLike):
     # -- in place, as torch spells it ---------------------------------------------------------------------------
     def copy_(self, other: Any) -> Self:
         """Write `other`, broadcast to this shape and cast to this dtype."""
-        old = self.value
-        self.value = jnp.broadcast_to(unbox(other), old.shape).astype(old.dtype)
+        old, other = self.value, unbox(other)
+        if is_abstract(other):
+            raise AbstractError([], f"an array of shape {other.shape} was copied")
+        new = jnp.broadcast_to(other, old.shape).astype(old.dtype)
+        self.value = jax.device_put(new, old.sharding) if is_abstract(old) else new
         return self
 
     def fill_(self, value: Any) -> Self:
         """Write `value` everywhere."""
         old = self.value
-        self.value = jnp.full_like(old, _strip(value))
+        if not is_abstract(old):
+            self.value = jnp.full_like(old, _strip(value))
         return self
 
     def zero_(self) -> Self:
         """Write zeros."""
         return self.fill_(0)
 
+    def _update(self, function: Callable[[Any, Any], Any], other: Any) -> Self:
+        old = self.value
+        if not is_abstract(old):
+            self.value = function(old, _strip(other))
+        return self
+
     def add_(self, other: Any, *, alpha: Any = 1) -> Self:
         """Add `alpha * other` in place."""
-        self.value = self.value + (_strip(other) if alpha == 1 else alpha * _strip(other))
-        return self
+        return self._update(operator.add, other if alpha == 1 else alpha * _strip(other))
 
     def sub_(self, other: Any, *, alpha: Any = 1) -> Self:
         """Subtract `alpha * other` in place."""
-        self.value = self.value - (_strip(other) if alpha == 1 else alpha * _strip(other))
-        return self
+        return self._update(operator.sub, other if alpha == 1 else alpha * _strip(other))
 
     def mul_(self, other: Any) -> Self:
         """Multiply in place."""
-        self.value = self.value * _strip(other)
-        return self
+        return self._update(operator.mul, other)
 
     def div_(self, other: Any) -> Self:
         """Divide in place."""
-        self.value = self.value / _strip(other)
-        return self
+        return self._update(operator.truediv, other)
 
     def detach(self) -> jax.Array:
         """The array, with no gradient through it."""
@@ -160,24 +176,48 @@ class Box(_ArrayLike):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __jax_array__(self) -> jax.Array:
-        return self.value
+        value = self.value
+        return self._refuse("was used in a computation") if is_abstract(value) else value
+
+    def _refuse(self, action: str) -> NoReturn:
+        raise AbstractError([], f"a {type(self).__name__} of shape {self.raw_shape} {action}")
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:  # pyright: ignore
-        array = np.asarray(self.value)
+        array = np.asarray(self.__jax_array__())
         return array.astype(dtype) if dtype is not None else array.copy() if copy else array
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.value, name)
+        value = self.value
+        try:
+            return getattr(value, name)
+        except AttributeError:
+            if not is_abstract(value):
+                raise
+        if name == "device":
+            return device("meta")
+        if name == "nbytes":
+            return value.size * value.dtype.itemsize
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r} while it is abstract: it has a shape and a "
+            "dtype, and no value (jm.device('meta')). Load a state dict, or use to_empty and reset_parameters, before."
+        )
 
     def __iter__(self) -> Iterator[jax.Array]:
-        return iter(self.value)
+        return iter(self.__jax_array__())
 
     def __repr__(self) -> str:
         if isinstance(self._value, type(ESCAPED)) and tls.overlay is None:
             return f"{type(self).__name__}(escaped from its trace)"
         return f"{type(self).__name__} containing:\n{self.value!r}"
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        shown: dict[str, Any] = {"value": None if self._lazy else self.value}
+        for name, slot in (("requires_grad", "_requires_grad"), ("persistent", "persistent")):
+            if hasattr(type(self), slot):
+                shown[name] = getattr(self, name)
+        return render(type(self), shown, path, subtree_renderer)
 
     def __copy__(self) -> "Box":
         return self._clone(self.value)
@@ -200,6 +240,8 @@ def fresh_copy(x: Any) -> Any:
 
 def to_host(x: Any) -> Any:
     """An array as numpy's, for pickling; anything else as it is."""
+    if is_abstract(x):
+        return x.update(sharding=None)  # devices are no other process's
     return np.asarray(x) if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
@@ -215,6 +257,8 @@ set_value: Callable[[Box, Any], None] = Box.__dict__["_value"].__set__
 def _operator(name: str, function: Callable[..., Any], reflected: bool = False) -> None:
     def method(self: Box, *args: Any) -> Any:
         mine = self.value
+        if is_abstract(mine):
+            self._refuse("was used in a computation")
         return function(_strip(args[0]), mine) if reflected else function(mine, *map(_strip, args))
 
     method.__name__ = name
@@ -259,8 +303,7 @@ _operator("__rdivmod__", divmod, reflected=True)
 
 def _in_place(name: str, function: Callable[[Any, Any], Any]) -> None:
     def method(self: Box, other: Any) -> Box:
-        self.value = function(self.value, _strip(other))
-        return self
+        return self._update(function, other)
 
     setattr(Box, f"__i{name}__", method)
 

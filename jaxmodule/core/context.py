@@ -53,16 +53,24 @@ class _Local(threading.local):
     restore: Any = None  # an iterator while our own unflatten puts them back
     no_grad: bool = False
     cached: bool = False  # inside a block of parametrize.cached
+    autocast: Any = None  # what jm.autocast has set: a dtype and the name of its lists; hashable
     captures: tuple[Any, ...] = ()  # the active jm.capture blocks, outermost first
-    ambient: tuple[Any, ...] = (False,)  # no_grad, cached, what is captured: part of the key of a compiled program
+    ambient: tuple[Any, ...] = (False,)  # no_grad, cached, autocast, captures: part of the key of a compiled program
     generator: Any = None  # the Generator of the innermost use_rng block, or None
 
 
 tls = _Local()
 
 
+_AS_IT_IS: Any = object()
+
+
 def set_ambient(
-    *, no_grad: bool | None = None, captures: tuple[Any, ...] | None = None, cached: bool | None = None
+    *,
+    no_grad: bool | None = None,
+    captures: tuple[Any, ...] | None = None,
+    cached: bool | None = None,
+    autocast: Any = _AS_IT_IS,
 ) -> None:
     """Change this thread's modes, and the key that compiled programs know them by."""
     if no_grad is not None:
@@ -71,8 +79,16 @@ def set_ambient(
         tls.cached = cached
     if captures is not None:
         tls.captures = captures
-    ambient = (tls.no_grad, *(("cached",) if tls.cached else ()), *[capture.key for capture in tls.captures])
+    if autocast is not _AS_IT_IS:
+        tls.autocast = autocast
+    cast = () if tls.autocast is None else (tls.autocast,)
+    ambient = (tls.no_grad, *(("cached",) if tls.cached else ()), *cast, *[capture.key for capture in tls.captures])
     tls.ambient = _Local.ambient if ambient == _Local.ambient else ambient  # ordinary code tests it by identity
+
+
+def modes() -> dict[str, Any]:
+    """This thread's modes, as `set_ambient` takes them."""
+    return {"no_grad": tls.no_grad, "cached": tls.cached, "captures": tls.captures, "autocast": tls.autocast}
 
 
 class _Epoch:

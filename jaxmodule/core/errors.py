@@ -42,3 +42,35 @@ class EscapedError(StateError):
 
 class ImmutableError(StateError):
     """`functional_call(..., mutable=False)` ran code that writes to what it was given."""
+
+
+_MOST_NAMES = 8
+_GIVE_VALUES = (
+    "Give them values: `model.load_state_dict(jm.load(path, mmap=True))` reads them straight from a file;\n"
+    "`model.to_empty(device=...)`, then `reset_parameters()` of each layer, draws them.\n"
+    "Shapes come without values: `jm.eval_shape(model, *inputs)`, `jm.summary(model, *inputs)`."
+)
+
+
+class AbstractError(StateError):
+    """Something that has a shape and a dtype, but no value (`jm.device("meta")`), was used where a value is needed.
+
+    Args:
+        names: of the parameters and buffers; in `.names`.
+        action: what was done with them.
+    """
+
+    def __init__(self, names: list[str], action: str) -> None:
+        super().__init__(action, _GIVE_VALUES)
+        self.names = names
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names[:_MOST_NAMES]) + (", …" if len(self.names) > _MOST_NAMES else "")
+        which = f"{len(self.names)} of its parameters and buffers have" if self.names else "it has"
+        return (
+            f'{self.what}, but {which} only a shape and a dtype, and no value (jm.device("meta"), jm.eval_shape)'
+            f"{': ' + shown if shown else ''}.\n{self.remedy}"
+        )
+
+    def __reduce__(self) -> Any:
+        return AbstractError, (self.names, self.what)

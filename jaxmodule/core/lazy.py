@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 
 from .box import Box, strong
 from .context import touch
+from .device import here, place_of
 from .overlay import birth, on_roll_back, write
-from .parameter import Buffer, Parameter
+from .parameter import Buffer, Parameter, _set_grad
 
 _REMEDY = (
     "This error happens when you are using a `LazyModule` or explicitly manipulating "
@@ -64,7 +65,9 @@ class UninitializedTensorMixin:
         return self._promise[0]
 
     def _remember(self, device: Any, dtype: DTypeLike | None) -> None:
-        self._promise = (device, jnp.dtype(jnp.float32 if dtype is None else dtype))
+        # "meta" is no promise: there is no memory before the shape is known, and a value once it is.
+        place = here()[1] if device is None else place_of(device)
+        self._promise = (place, jnp.dtype(jnp.float32 if dtype is None else dtype))
 
     def materialize(self, shape: Any, device: Any = None, dtype: DTypeLike | None = None) -> None:
         """Become an ordinary parameter or buffer of zeros.
@@ -74,14 +77,20 @@ class UninitializedTensorMixin:
             device: where, if not as was said when it was made.
             dtype: of what, likewise.
         """
-        device = self.device if device is None else device
+        device = self.device if device is None else place_of(device)
         dtype = self.dtype if dtype is None else dtype
         self.become(jnp.zeros(shape, dtype, device=device))
 
     def become(self, value: Any) -> None:
         """Become an ordinary parameter or buffer with this array."""
-        lazy = type(self)
-        on_roll_back(lambda: object.__setattr__(self, "__class__", lazy))
+        lazy, gradient = type(self), self._grad if isinstance(self, Parameter) else None
+
+        def undo() -> None:
+            object.__setattr__(self, "__class__", lazy)
+            if isinstance(self, Parameter):  # the box for a gradient belongs to the trace that has failed
+                _set_grad(self, gradient)
+
+        on_roll_back(undo)
         write(self, strong(value))
         object.__setattr__(self, "__class__", self.cls_to_become)
         touch()

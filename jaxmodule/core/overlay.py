@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jax import ShapeDtypeStruct
+
 from .context import Tracer, tls, touch, trace_state
-from .errors import ClosedOverError, EscapedError, ForeignTraceError
+from .errors import AbstractError, ClosedOverError, EscapedError, ForeignTraceError
 
 _MISSING: Any = object()
 
@@ -106,6 +108,8 @@ class Overlay:
             raise ClosedOverError(_CLOSED_OVER, _PASS_IT, box)
         if value is ESCAPED:
             raise_escaped(box)
+        if type(value) is ShapeDtypeStruct and trace_state() is not None:  # JAX would take it, and fail at the end
+            raise AbstractError([], f"a {type(box).__name__} of shape {value.shape} was used in a computation")
         return box._enter(self, value) if box._container else value
 
     def roll_back(self) -> None:

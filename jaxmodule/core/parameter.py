@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .box import Box, rebuild_box, set_value, strong, to_host, unbox
 from .context import Tracer, tls, touch
+from .device import rewritten, settled
 from .overlay import ESCAPED, birth, journal, raise_escaped, read, settle_beside, write
 from .registry import Registry, RemovableHandle
 
@@ -80,7 +81,7 @@ class Parameter(Box):
     name_hint: str
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-        birth(self, jnp.empty(0) if data is None else strong(unbox(data)))
+        birth(self, settled(jnp.empty(0) if data is None else strong(unbox(data))))
         _set_slots(self, bool(requires_grad))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -111,7 +112,7 @@ class Parameter(Box):
 
     @value.setter
     def value(self, new: Any) -> None:
-        write(self, strong(unbox(new)))
+        write(self, rewritten(self, strong(unbox(new))))
 
     data = value
 
@@ -254,7 +255,7 @@ class Buffer(Box):
     persistent: bool
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
-        birth(self, jnp.empty(0) if data is None else strong(unbox(data)))
+        birth(self, settled(jnp.empty(0) if data is None else strong(unbox(data)), real=not persistent))
         self.persistent = persistent
 
     @property
@@ -278,4 +279,4 @@ class Buffer(Box):
 
 
 def _rebuild_buffer(cls: type[Buffer], value: Any, persistent: bool) -> Buffer:
-    return cls(jnp.asarray(value), persistent=persistent)
+    return cls(value, persistent=persistent)

@@ -1,9 +1,11 @@
 """Arrays that are still in their file: what every reader of a format gives, and what becomes arrays of it."""
 
+import math
 import mmap
 import os
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +13,15 @@ import jax
 import numpy as np
 
 from ..core.fill import Placement, aligned_empty
+from .checksum import Checksum
+from .checksum import _processors as processors
 from .errors import FileFormatError
 
 __all__ = ["ArrayFile", "FileArray", "to_jax"]
+
+_PER_THREAD = 4 << 20
+_MAX_THREADS = 4
+_PAGE = 1 << 21
 
 
 class ArrayFile:
@@ -27,6 +35,16 @@ class ArrayFile:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (of bytes) from `offset` on."""
+        threads = min(_MAX_THREADS, processors(), len(buffer) // _PER_THREAD)
+        if threads < 2:
+            return self._read_part(offset, buffer)
+        # What takes the time is the kernel's: the copy, and giving this process the memory.
+        step = -(-len(buffer) // threads // _PAGE) * _PAGE
+        with ThreadPoolExecutor(threads) as pool:  # a pool that lives on would be without threads after a fork
+            parts = range(0, len(buffer), step)
+            list(pool.map(lambda at: self._read_part(offset + at, buffer[at : at + step]), parts))
+
+    def _read_part(self, offset: int, buffer: memoryview) -> None:
         while len(buffer):
             # One call moves 2 GiB at most.
             n = os.preadv(self._fd, [buffer], offset)
@@ -56,12 +74,16 @@ class FileArray:
         dtype: of the elements, in the file's byte order.
         shape: of the array.
         strides: in elements, None for a C-contiguous array.
+        checksum: of the bytes that the array lies in, where the format has one. `read` checks it, `a[index]` does not.
+
+    Raises:
+        FileFormatError: from `read`, if the bytes are not those that the checksum was made of.
 
     Note:
         All of the array's bytes must be inside the file: who makes one has checked that.
     """
 
-    __slots__ = ("dtype", "file", "offset", "shape", "stored", "strides")
+    __slots__ = ("checksum", "dtype", "file", "offset", "shape", "stored", "strides")
 
     def __init__(
         self,
@@ -70,6 +92,7 @@ class FileArray:
         dtype: np.dtype,
         shape: tuple[int, ...],
         strides: tuple[int, ...] | None = None,
+        checksum: Checksum | None = None,
     ) -> None:
         self.file = file
         self.offset = offset
@@ -77,6 +100,12 @@ class FileArray:
         self.dtype = dtype.newbyteorder("=")
         self.shape = shape
         self.strides = strides
+        self.checksum = checksum
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What two that are the same elements in the same form have in common."""
+        return id(self.file), self.offset, self.stored, self.shape, self.strides
 
     @property
     def ndim(self) -> int:
@@ -86,7 +115,7 @@ class FileArray:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=object))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -103,12 +132,23 @@ class FileArray:
     def read(self) -> np.ndarray:
         """The array, in memory of its own that JAX takes over without a copy."""
         out = aligned_empty(self.size, self.dtype)
-        if self.strides is None and self.stored == self.dtype:
-            self.file.read_into(self.offset, out.view(np.uint8).data)
-            return out.reshape(self.shape)
-        out = out.reshape(self.shape)
-        out[...] = self.view()
-        return out
+        raw = out.view(np.uint8).data
+        whole = self.checksum is not None and self.checksum.covers(self.offset, len(raw))
+        if self.checksum is not None and not (whole and self.strides is None):
+            self.checksum.check(self.file)
+        if self.strides is not None:
+            out = out.reshape(self.shape)
+            out[...] = self.view()
+            # The pages of the mapping count as this process's memory until they are let go.
+            self.file.map.madvise(mmap.MADV_DONTNEED)
+            return out
+        if self.checksum is not None and whole:
+            self.checksum.read_into(self.file, raw)
+        else:
+            self.file.read_into(self.offset, raw)
+        if self.stored != self.dtype:
+            out.byteswap(inplace=True)
+        return out.reshape(self.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:
         return np.array(self.view()[index], self.dtype)

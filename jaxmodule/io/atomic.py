@@ -16,7 +16,8 @@ class Replacing:
         ...     n = file.write(b"text")
         ...     print(os.path.exists(path))
         False
-        >>> open(path, "rb").read()
+        >>> from pathlib import Path
+        >>> Path(path).read_bytes()
         b'text'
     """
 

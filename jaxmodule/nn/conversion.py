@@ -1,14 +1,18 @@
 """Changing the dtype and the placement of a module's arrays, and the names of torch's that mean nothing here."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 
-from ..core.box import Box, unbox
+from ..core.box import Box, strong, unbox
+from ..core.device import blank, describe, device, here, is_abstract, is_meta
+from ..core.device import place_of as _as_device
 from ..core.lazy import UninitializedTensorMixin
-from ..core.parameter import Parameter
+from ..core.overlay import write
+from ..core.parameter import Buffer, Parameter
 
 _PLATFORMS = ("cpu", "gpu", "cuda", "rocm", "tpu", "METAL")
 
@@ -17,23 +21,10 @@ def _is_floating(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
-def _as_device(what: Any) -> Any:
-    """A device or sharding from what `.to` accepts: those themselves, or "cpu", "cuda", "gpu:1", ..."""
-    if isinstance(what, str):
-        platform, _, number = what.partition(":")
-        devices = jax.devices(platform)
-        if number and not (number.isdecimal() and int(number) < len(devices)):
-            raise RuntimeError(f"no device {what!r}: JAX has {len(devices)} of platform {platform!r}")
-        return devices[int(number or 0)]
-    if isinstance(what, int) and not isinstance(what, bool):
-        return jax.devices()[what]
-    return what
-
-
 def _is_placement(what: Any) -> bool:
     if isinstance(what, str):
         return what.partition(":")[0] in _PLATFORMS or not _is_dtype(what)
-    return isinstance(what, (jax.Device, jax.sharding.Sharding, int))
+    return isinstance(what, (jax.Device, jax.sharding.Sharding, int, device))
 
 
 def _is_dtype(name: str) -> bool:
@@ -73,7 +64,51 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             raise TypeError(
                 f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
             )
-    return _as_device(placement), dtype
+    return placement, dtype
+
+
+class _Convert:
+    """What `.to` does to one array. `only_floating`: integers and bools keep their dtype."""
+
+    def __init__(self, place: Any = None, dtype: Any = None, only_floating: bool = True) -> None:
+        self.meta = is_meta(place)
+        self.place = _as_device(place)
+        self.dtype = dtype
+        self.only_floating = only_floating
+
+    def __call__(self, x: Any) -> Any:
+        cast = self.dtype is not None and (_is_floating(x.dtype) or not self.only_floating)
+        if is_abstract(x):
+            place = x.sharding if self.place is None else self.place
+            dtype: Any = self.dtype if cast else x.dtype
+            return blank(x.shape, dtype, None if self.meta else place)
+        x = x.astype(self.dtype) if cast else x
+        if self.meta:
+            return describe(x).update(sharding=None)
+        return x if self.place is None else jax.device_put(x, self.place)
+
+
+def _applied(fn: Callable[[Any], Any], x: Any) -> Any:
+    """`fn(x)`, also of an abstract array."""
+    if not is_abstract(x) or isinstance(fn, _Convert):
+        return fn(x)
+    made = jax.eval_shape(fn, x)
+    return blank(made.shape, made.dtype, made.sharding or x.sharding)
+
+
+def _is_kept(box: Box) -> bool:
+    """Is it a buffer that no file has?"""
+    return isinstance(box, Buffer) and not box.persistent
+
+
+def _emptied(box: Box, place: Any) -> Any:
+    """New memory for a box, for want of which zeros; the value itself where it would be lost for good."""
+    old = box.value
+    if _is_kept(box) and not is_abstract(old):
+        return old if place is None else jax.device_put(old, place)
+    if place is None:
+        place = (old.sharding if is_abstract(old) else None) or here()[1]
+    return jnp.zeros(old.shape, old.dtype, device=place)
 
 
 class Conversion:
@@ -84,15 +119,18 @@ class Conversion:
         module: Any = self
         boxes: dict[Box, None] = dict.fromkeys(box for _, box in module.named_parameters(recurse=recurse))
         boxes.update(dict.fromkeys(box for _, box in module.named_buffers(recurse=recurse)))
+        to_meta = isinstance(fn, _Convert) and fn.meta
+        if to_meta:  # what no file has, and what has no memory yet, stays
+            boxes = {box: None for box in boxes if not (box._lazy or _is_kept(box))}
         for box in boxes:
             if isinstance(box, UninitializedTensorMixin):
                 box.convert(fn)
         # All of them before the first is written.
-        new = {box: fn(box.value) for box in boxes if not box._lazy}
+        new = {box: _applied(fn, box.value) for box in boxes if not box._lazy}
         for box, value in new.items():
-            box.value = value
+            write(box, strong(unbox(value)))
             if isinstance(box, Parameter) and box.grad is not None:
-                box.grad = fn(box.grad)
+                box.grad = None if to_meta else fn(box.grad)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -116,16 +154,10 @@ class Conversion:
             >>> nn.Linear(2, 2).to(jnp.bfloat16).weight.dtype
             dtype(bfloat16)
         """
-        placement, dtype = _parse_to(args, kwargs)
-
-        def convert(x: Any) -> Any:
-            x = x.astype(dtype) if dtype is not None and _is_floating(x.dtype) else x
-            return x if placement is None else jax.device_put(x, placement)
-
-        return self._apply(convert)
+        return self._apply(_Convert(*_parse_to(args, kwargs)))
 
     def _cast(self, dtype: Any) -> Self:
-        return self._apply(lambda x: x.astype(dtype) if _is_floating(x.dtype) else x)
+        return self._apply(_Convert(dtype=dtype))
 
     def float(self) -> Self:
         """Cast the floating-point parameters and buffers to float32."""
@@ -145,8 +177,7 @@ class Conversion:
 
     def type(self, dst_type: Any) -> Self:
         """Cast all parameters and buffers, integer ones too, to a dtype."""
-        dtype = jnp.dtype(dst_type)
-        return self._apply(lambda x: x.astype(dtype))
+        return self._apply(_Convert(dtype=jnp.dtype(dst_type), only_floating=False))
 
     def cpu(self) -> Self:
         """Move the parameters and buffers to the CPU."""
@@ -164,20 +195,53 @@ class Conversion:
         return self.to(jax.devices("cuda")[device or 0] if isinstance(device, int | None) else device)
 
     def to_empty(self, *, device: Any = None, recurse: bool = True) -> Self:
-        """Give every parameter and buffer new memory with nothing in it, also where there are only shapes so far.
+        """Give every parameter and persistent buffer new memory with nothing in it: `reset_parameters` comes next.
 
         Args:
-            device: where; None is JAX's default.
+            device: where ("meta" too); None is where it was meant to be (`.to(sharding)` of an abstract model), or
+                JAX's default.
             recurse: submodules too.
+
+        Note:
+            Non-persistent buffers are moved and keep their values, unlike torch's: neither a file nor, as a rule,
+            `reset_parameters` brings them back. One that has no value (a model of `jm.eval_shape`) is zeros then,
+            with a warning.
 
         Example:
             >>> import jaxmodule as jm
             >>> from jaxmodule import nn
-            >>> jm.eval_shape(nn.Linear, 3, 2).to_empty().weight.shape
+            >>> with jm.device("meta"):
+            ...     layer = nn.Linear(3, 2)
+            >>> layer.to_empty().reset_parameters()
+            >>> layer.weight.value.shape
             (2, 3)
         """
+        if is_meta(device):
+            return self._apply(_Convert(device), recurse)
         place = _as_device(device)
-        return self._apply(lambda x: jax.device_put(jnp.empty(x.shape, x.dtype), place), recurse)
+        boxes: dict[Box, str] = {}
+        module: Any = self
+        for members in (module.named_parameters(recurse=recurse), module.named_buffers(recurse=recurse)):
+            for name, box in members:
+                if box._lazy:
+                    box.convert(_Convert(place))
+                else:
+                    boxes.setdefault(box, str(name))
+        lost = [name for box, name in boxes.items() if _is_kept(box) and is_abstract(box.value)]
+        if lost:
+            warnings.warn(
+                f"to_empty: {', '.join(lost)} of {type(self).__name__} are zeros now. They are buffers that are not "
+                "persistent: no state dict brings their values. Compute them again, or make the model under "
+                "jm.device('meta') in place of jm.eval_shape, which keeps them.",
+                UserWarning,
+                stacklevel=2,
+            )
+        new = {box: _emptied(box, place) for box in boxes}
+        for box, value in new.items():
+            write(box, value)
+            if isinstance(box, Parameter) and box.grad is not None:
+                box.grad = jax.device_put(jnp.zeros(box.shape, box.dtype), place)
+        return self
 
     def _unsupported(self, name: str, remedy: str) -> NoReturn:
         raise NotImplementedError(f"Module.{name} has no meaning on JAX: {remedy}")

@@ -2,7 +2,8 @@
 
 Each takes a `Parameter` or `Buffer`, writes it (shape, dtype and placement stay as they are) and returns it. The random
 numbers come from the default generator (`jm.manual_seed`) or from the `generator` argument; the distributions are
-torch's, the numbers are not.
+torch's, the numbers are not. A box that is abstract (`jm.device("meta")`) is left alone and nothing is drawn for it, as
+in torch.
 """
 
 import functools
@@ -19,6 +20,7 @@ from jax import lax
 from ..core import fill
 from ..core.box import Box, unbox
 from ..core.context import Tracer
+from ..core.device import is_abstract
 from ..random import Generator, next_key
 
 __all__ = [
@@ -117,6 +119,8 @@ def _draw_uniform(box: Any, low: float, high: float, generator: Generator | None
     if low > high:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low:g} > to={high:g}")
     old = box.value
+    if is_abstract(old):
+        return box
     if jnp.issubdtype(old.dtype, jnp.complexfloating):
         real = np.empty(0, old.dtype).real.dtype
         parts = [fill.uniform(_key(generator), old.shape, real, low, high) for _ in range(2)]
@@ -130,6 +134,8 @@ def _draw_normal(box: Any, mean: float, std: float, generator: Generator | None)
     if std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     old = box.value
+    if is_abstract(old):
+        return box
     box.value = fill.normal(_key(generator), old.shape, old.dtype, mean, std, device=_placement(old))
     return box
 
@@ -251,7 +257,10 @@ def trunc_normal_(
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std:g}")
     lower, upper = (a - mean) / std, (b - mean) / std
     inside = (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
-    old, key = box.value, _key(generator)
+    old = box.value
+    if is_abstract(old):
+        return tensor
+    key = _key(generator)
     # 0.3 is torch's threshold too. Below it the cuts may lie in a tail, where float32's erf has no digits left.
     if inside > 0.3:
         box.value = fill.truncated_normal(
@@ -321,6 +330,8 @@ def zeros_(tensor: _B) -> _B:
 
 def _constant(tensor: Any, value: Any, name: str) -> Any:
     old = _box(tensor, name).value
+    if is_abstract(old):
+        return tensor
     value = unbox(value) if isinstance(value, Box) else value
     tensor.value = fill.full(old.shape, value, old.dtype, device=_placement(old))
     return tensor
@@ -344,7 +355,8 @@ def eye_(tensor: _B) -> _B:
     old = _box(tensor, "eye_").value
     if old.ndim != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
-    _put(tensor, jnp.eye(*old.shape, dtype=old.dtype))
+    if not is_abstract(old):
+        _put(tensor, jnp.eye(*old.shape, dtype=old.dtype))
     return tensor
 
 
@@ -367,6 +379,8 @@ def dirac_(tensor: _B, groups: int = 1) -> _B:
     out_channels, in_channels, *kernel = old.shape
     if out_channels % groups != 0:
         raise ValueError("dim 0 must be divisible by groups")
+    if is_abstract(old):
+        return tensor
     per_group = out_channels // groups
     passed = np.arange(min(per_group, in_channels))
     out = (np.arange(groups)[:, None] * per_group + passed).ravel()
@@ -487,6 +501,8 @@ def orthogonal_(tensor: _B, gain: float = 1, generator: Generator | None = None)
     if old.size == 0:
         return tensor
     _floating(tensor, "orthogonal_")
+    if is_abstract(old):
+        return tensor
     rows = old.shape[0]
     size = (rows, old.size // rows)
     draw = _draw_dtype(old.dtype)  # LAPACK knows no half precision
@@ -519,6 +535,8 @@ def sparse_(tensor: _B, sparsity: float, std: float = 0.01, generator: Generator
     box = _floating(tensor, "sparse_")
     if box.ndim != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
+    if is_abstract(box.value):
+        return tensor
     zeros = math.ceil(sparsity * box.shape[0])
     _draw_normal(box, 0.0, std, generator)
     _put(box, _zero_in_columns(_key(generator), box.value, zeros))

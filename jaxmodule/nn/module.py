@@ -13,6 +13,7 @@ from ..core.freeze import is_container
 from ..core.overlay import emit
 from ..core.parameter import Buffer, Parameter
 from ..core.registry import Registry, RemovableHandle
+from ..core.rendering import render
 from ..core.state import Stateful
 from . import hooks
 from .compiled import CompiledCall
@@ -116,7 +117,9 @@ class Module(Traversal, Conversion, StateDict, Stateful):
                 return self._call(args, kwargs)
             return call_in_scope(self._call, self, (args, kwargs), {})
         except Exception as error:
-            annotate(error, self, args, kwargs)
+            better = annotate(error, self, args, kwargs)
+            if better is not None:
+                raise better from error
             raise
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -202,7 +205,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
                 f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (array or None required)"
             )
         if tensor is not None and not isinstance(tensor, Buffer):
-            tensor = Buffer(tensor)
+            tensor = Buffer(tensor, persistent=persistent)
         self._set_buffer(name, tensor, persistent)
 
     def _set_buffer(self, name: str, box: Buffer | None, persistent: bool) -> None:
@@ -277,7 +280,7 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         box = self._buffers[name]
         if value is None or box is None:
             persistent = name not in self._non_persistent_buffers_set
-            self._set_buffer(name, None if value is None else Buffer(value), persistent)
+            self._set_buffer(name, None if value is None else Buffer(value, persistent=persistent), persistent)
         elif value is not box:
             box.value = value
 
@@ -460,6 +463,13 @@ class Module(Traversal, Conversion, StateDict, Stateful):
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        own = self.__dict__
+        shown = {name: value for name, value in own.items() if name not in _INTERNAL and name[:1] != "_"}
+        for registry in _REGISTRIES:
+            shown.update((name, getattr(self, name)) for name in own[registry])
+        return render(type(self), shown, path, subtree_renderer)
 
 
 def _indented(text: str) -> str:

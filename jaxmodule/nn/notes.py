@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from ..core.context import Tracer
-from ..core.errors import StateError
+from ..core.device import abstract_names
+from ..core.errors import AbstractError, StateError
 from ..core.structure import Layout
 from ..transforms.program import DONATED, KEEP_IT
 
@@ -24,11 +25,21 @@ class _Trail:
         return _Trail, ()
 
 
-def annotate(error: Exception, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def annotate(error: Exception, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception | None:
     """Add a note for the call of `module`, and put its name for the module below in front of the notes that are there.
 
     The path in a `StateError` grows likewise.
+
+    Returns:
+        An error to raise instead, which says that the module has no values so far, where that is so; else None.
     """
+    without = abstract_names([*module.named_parameters(), *module.named_buffers()])
+    if without:
+        action = f"{module._get_name()} was called with {described(args, kwargs)}"
+        if not isinstance(error, AbstractError):
+            return AbstractError(without, action)
+        error.what, error.names = action, without
+        return None
     trail: _Trail | None = error.__dict__.get("_module_trail")
     if trail is None:
         trail = error.__dict__["_module_trail"] = _Trail()
@@ -51,6 +62,7 @@ def annotate(error: Exception, module: Any, args: tuple[Any, ...], kwargs: dict[
             error.add_note(f"in {name}: {DONATED}\n{KEEP_IT}")
             trail.levels.append((len(error.__notes__) - 1, name, f"{DONATED}\n{KEEP_IT}"))
     trail.last = weakref.ref(module)
+    return None
 
 
 def _deleted(module: Any) -> list[str]:

@@ -1,6 +1,47 @@
 """Optimizers: torch's interface and rules, on JAX and optax."""
 
+from . import lr_scheduler, swa_utils
+from .adadelta import Adadelta
+from .adafactor import Adafactor
+from .adagrad import Adagrad
+from .adam import Adam
+from .adamax import Adamax
+from .adamw import AdamW
+from .asgd import ASGD
+from .lbfgs import LBFGS
+from .muon import Muon
+from .nadam import NAdam
 from .optimizer import Optimizer
-from .rules import SGD, Adam, AdamW
+from .patterns import PatternGroups, groups
+from .radam import RAdam
+from .rmsprop import RMSprop
+from .rprop import Rprop
+from .rule import RuleOptimizer
+from .sgd import SGD
+from .sparse_adam import SparseAdam
+from .stateless import swap_in_optimizer_params_and_state
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+__all__ = [
+    "ASGD",
+    "LBFGS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "PatternGroups",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "RuleOptimizer",
+    "SparseAdam",
+    "groups",
+    "lr_scheduler",
+    "swa_utils",
+    "swap_in_optimizer_params_and_state",
+]

@@ -15,6 +15,9 @@ from ..core.overlay import journal
 #: Hyper-parameters that choose an implementation of torch's. XLA has one: they change nothing, and are in `state_dict`.
 HINTS = ("foreach", "fused", "capturable", "differentiable")
 
+#: Hyper-parameters that are several numbers: steps use what the optimizer derives from them, as numbers in the array.
+SEVERAL = ("betas", "etas", "step_sizes", "ns_coefficients", "eps")
+
 Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
@@ -54,7 +57,11 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
     def static_key(self) -> Any:
         """What of the group belongs to a compiled program."""
         freeze = Freezer()
-        rest = tuple((k, freeze(v)) for k, v in self.raw().items() if k not in (*self._fields, "params", "betas"))
+        rest = tuple(
+            (key, freeze(tuple(x is None for x in value) if key in SEVERAL and isinstance(value, tuple) else value))
+            for key, value in self.raw().items()
+            if key not in self._fields and key != "params"
+        )
         return (tuple(map(self.in_use, self._gates)), rest)
 
     __iter__: Callable[..., Iterator[str]] = dict.__iter__
@@ -128,7 +135,7 @@ def _plain(value: Any) -> Any:
     scalar = (
         isinstance(value, (jax.Array, Box, np.ndarray, np.generic))
         and not isinstance(value, Tracer)
-        and value.ndim == 0
+        and value.size == 1
     )
     return value.item() if scalar else value
 

@@ -2,19 +2,24 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core.box import Box, Slot, unbox
-from ..core.errors import StateError
+from ..core.device import abstract_names
+from ..core.errors import AbstractError, StateError
 from ..core.parameter import Parameter, ParamName
 from ..core.registry import Registry
 from ..core.state import Stateful
 from ..nn.module import Module
 from .group import ParamGroup
+from .hooks import KINDS, Hooked, step_with_hooks
+from .injected import Injected
+from .torch_state import from_torch, is_torch, to_torch
 
 Groups = Any  # parameters, (name, parameter) pairs, or dicts of torch's form
 
@@ -28,7 +33,7 @@ class Trees(NamedTuple):
     boxes: tuple[str, ...]
 
 
-class OptimizerBase(Stateful):
+class OptimizerBase(Hooked, Stateful):
     """What all optimizers share: groups, names, `step`, `zero_grad`, `state_dict`.
 
     Its state (moments, counters) and the parameters it moves are in boxes, so that `jm.jit` carries them. A subclass
@@ -37,13 +42,16 @@ class OptimizerBase(Stateful):
 
     _registries = ("_params", "_state", "_hyper", "_slots")
     _gates: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that cost nothing while they are zero
-    _internal: ClassVar[frozenset[str]] = frozenset({*_registries, "param_groups", "defaults", "_trees", "_detached"})
+    _internal: ClassVar[frozenset[str]] = frozenset(
+        {*_registries, *KINDS, "param_groups", "defaults", "_trees", "_detached"}
+    )
     _detached = False
 
     def __init__(self, params: Groups, defaults: Mapping[str, Any]) -> None:
         own = self.__dict__
         for name in ("_params", "_state", "_hyper", "_trees"):
             own[name] = Registry(watched=True)
+        self._no_hooks()
         own["defaults"] = dict(defaults)
         own["param_groups"] = []
         if isinstance(params, (jax.Array, Box, Module)):
@@ -74,6 +82,10 @@ class OptimizerBase(Stateful):
         known = set(self._params.values())
         if any(box in known for _, box in named):
             raise ValueError("some parameters appear in more than one parameter group")
+        without = abstract_names(named)
+        if without:
+            raise AbstractError(without, f"{type(self).__name__} was to train a model")
+        self._check_parameters(named)
         names = []
         for name, box in named:
             name = _unique(name or str(len(self._params)), self._params)
@@ -87,19 +99,23 @@ class OptimizerBase(Stateful):
     def _validate(self, items: Mapping[str, Any]) -> None:
         """Raise ValueError for a hyper-parameter out of its range."""
 
+    def _check_parameters(self, named: list[tuple[str, Parameter]]) -> None:
+        """Raise for parameters that this optimizer cannot move."""
+
     def _numbers(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers that a step uses, derived from a group's hyper-parameters on the host, in double precision."""
         return {"unused": 0.0}
 
     def _structure_extra(self) -> Any:
-        return (tuple(group.static_key() for group in self.param_groups), tuple(self._trees.values()))
+        groups = tuple(group.static_key() for group in self.param_groups)
+        return (groups, tuple(self._trees.values()), self._hooks_key())
 
     # -- state ----------------------------------------------------------------------------------------------------
     def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
         raise NotImplementedError
 
     def _update(
-        self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any]
+        self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any], **extra: Any
     ) -> tuple[dict[str, Any], Any]:
         """New values of the parameters in `grads`, and the new state. `params` may have more."""
         raise NotImplementedError
@@ -146,13 +162,15 @@ class OptimizerBase(Stateful):
         return [self._state[name] for name in trees.boxes], trees.tree
 
     # -- the step -------------------------------------------------------------------------------------------------
-    def step(self, grads: Any = None) -> Any:
+    @step_with_hooks
+    def step(self, grads: Any = None, **extra: Any) -> Any:
         """Move the parameters.
 
         Args:
             grads: what `jm.grad` returned (or several of those, or a module of gradients from `jax.grad`, or a plain
                 dict by parameter name); None takes each parameter's `.grad`; a callable is torch's closure: it is
                 called first and its value returned.
+            extra: what an optax transformation takes besides: `optimizer.step(grads, value=loss)`.
 
         Raises:
             KeyError: a plain name is none of the optimizer's, or not one of the gradients is for its parameters.
@@ -175,14 +193,14 @@ class OptimizerBase(Stateful):
             mine = {name: found[name] for name in self._trainable(group) if name in found}
             if mine:
                 self._ensure_state(index)
-                self._step_group(index, group, mine)
+                self._step_group(index, group, mine, **extra)
         return loss
 
-    def _step_group(self, index: int, group: ParamGroup, grads: dict[str, Any]) -> None:
+    def _step_group(self, index: int, group: ParamGroup, grads: dict[str, Any], **extra: Any) -> None:
         boxes, tree = self._group_state(index)
         state = jax.tree_util.tree_unflatten(tree, [box.value for box in boxes])
         params = {name: self._params[name].value for name in self._trees[index].names}
-        new, state = self._update(group, grads, state, params)
+        new, state = self._update(group, grads, state, params, **extra)
         for name, value in new.items():
             self._params[name].value = value
         for box, value in zip(boxes, jax.tree.leaves(state), strict=True):
@@ -264,20 +282,59 @@ class OptimizerBase(Stateful):
 
     def state_dict(self) -> dict[str, Any]:
         """`{"state": {parameter name: {…}}, "param_groups": [{…, "params": [names]}]}`, of arrays and plain values."""
+        self._run_hooks("_optimizer_state_dict_pre_hooks")
         groups = []
         for group in self.param_groups:
             plain = {key: group[key] for key in group if key not in ("params", "names")}
             groups.append({**plain, "params": list(group["names"])})
-        return {"state": self.state, "param_groups": groups}
+        return self._run_hooks("_optimizer_state_dict_post_hooks", {"state": self.state, "param_groups": groups})
+
+    def torch_state_dict(self, convert: Callable[[np.ndarray], Any] = np.asarray) -> dict[str, Any]:
+        """The state as `torch.optim` keeps it: keyed by the index of the parameter, with torch's slot names.
+
+        Args:
+            convert: makes the arrays what is wanted: `torch.from_numpy` for `load_state_dict` of a torch optimizer.
+                (`jm.save(optimizer.torch_state_dict(), "optimizer.pt")` writes what `torch.load` reads as tensors.)
+
+        Raises:
+            TypeError: an optimizer over optax, which torch has none of.
+
+        Example:
+            >>> import jaxmodule as jm
+            >>> from jaxmodule import nn
+            >>> optimizer = jm.optim.AdamW(nn.Linear(2, 2).parameters())
+            >>> optimizer.torch_state_dict()["param_groups"][0]["params"]
+            [0, 1]
+        """
+        return to_torch(self, convert)
+
+    def _from_torch(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Torch's state of one parameter as this optimizer keeps it."""
+        raise TypeError(f"torch has no {type(self).__name__} like this one: only states of named optimizers convert")
+
+    def _to_torch(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `_from_torch`; empty where torch has no state yet."""
+        return self._from_torch(entry)
+
+    def _completed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A state to be loaded with what can be told from the parameters, where it lacks that."""
+        return given
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave. A load that raises has changed nothing.
+        """Take back what `state_dict` gave, or a torch optimizer's. A load that raises has changed nothing.
+
+        Args:
+            state_dict: from `state_dict`; or from `torch.optim`, keyed by index, as `jm.load("optimizer.pt")` reads it
+                or as torch has it: its parameters are those of the groups in their order.
 
         Raises:
             ValueError: the groups or the parameters' names or shapes differ.
         """
+        state_dict = self._run_hooks("_optimizer_load_state_dict_pre_hooks", dict(state_dict))
+        if is_torch(state_dict):
+            state_dict = from_torch(self, state_dict)
         groups = state_dict["param_groups"]
-        given = state_dict["state"]
+        given = self._completed(state_dict["state"])
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         for saved, group in zip(groups, self.param_groups, strict=True):
@@ -291,7 +348,7 @@ class OptimizerBase(Stateful):
             raise ValueError(
                 f"loaded state dict has state of parameters that the optimizer doesn't have: {unknown[:5]}"
             )
-        before = list(self._state.items()), list(self._trees.items()), [group.raw() for group in self.param_groups]
+        before = self._snapshot()
         try:
             for index, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
                 group.update(
@@ -299,16 +356,37 @@ class OptimizerBase(Stateful):
                 )
                 self._ensure_state(index, also=given)
             self._check_state(given)
-            joined = [self._join_state(index, self._state_of(index), given) for index in range(len(groups))]
+            joined = [self._join_state(index, self._base_of(index, given), given) for index in range(len(groups))]
         except Exception:
-            self._state.reorder(before[0])
-            self._trees.reorder(before[1])
-            for group, old in zip(self.param_groups, before[2], strict=True):
-                group.restore(old)
+            self._restore(before)
             raise
         for index, state in enumerate(joined):
             for box, leaf in zip(self._group_state(index)[0], jax.tree.leaves(state), strict=True):
                 box.value = leaf
+        self._run_hooks("_optimizer_load_state_dict_post_hooks")
+
+    def _base_of(self, index: int, given: Container[str]) -> Any:
+        """What a loaded state is filled up from: that of a parameter which `given` does not have begins anew."""
+        names = self._trees[index].names
+        if all(name in given for name in names):
+            return self._state_of(index)
+        return self._init(self.param_groups[index], {name: self._params[name].value for name in names})
+
+    def _snapshot(self) -> Any:
+        """All that a load or a step changes of this object, for `_restore`; the parameters apart."""
+        values = {name: (box, box.value) for name, box in self._state.items()}
+        return values, list(self._trees.items()), [dict(group.items()) for group in self.param_groups]
+
+    def _restore(self, before: Any) -> None:
+        """Go back to what `_snapshot` has seen."""
+        values, trees, groups = before
+        self._state.reorder([(name, box) for name, (box, _) in values.items()])
+        self._trees.reorder(trees)
+        for group, old in zip(self.param_groups, groups, strict=True):
+            group.restore(old)
+        for box, value in values.values():
+            if box.value is not value:
+                box.value = value
 
     def _state_of(self, index: int) -> Any:
         boxes, tree = self._group_state(index)
@@ -327,11 +405,12 @@ class OptimizerBase(Stateful):
     def __getstate__(self) -> dict[str, Any]:
         # A treedef can't be pickled with optax's node types in it; a tree of its kind can.
         trees = {i: t._replace(tree=t.tree.unflatten(range(len(t.boxes)))) for i, t in self._trees.items()}
-        return {**self.__dict__, "_trees": trees}
+        return {**{name: value for name, value in self.__dict__.items() if name not in KINDS}, "_trees": trees}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = self.__dict__
         own.update(state)
+        self._no_hooks()
         trees = {i: t._replace(tree=jax.tree_util.tree_structure(t.tree)) for i, t in state["_trees"].items()}
         own["_trees"] = Registry(trees, watched=True)
         own["param_groups"] = [self._group_again(i, group) for i, group in enumerate(state["param_groups"])]
@@ -356,11 +435,17 @@ class OptimizerBase(Stateful):
 
 
 def matching(value: Any, like: Any, owner: str) -> Any:
-    """`value` as the state of `owner` in the dtype of `like`; ValueError if the shapes differ."""
+    """`value` as the state of `owner` in the dtype and place of `like`; ValueError if the shapes differ."""
     value = unbox(value)
-    if value.shape != like.shape:
-        raise ValueError(f"loaded state of {owner!r} has shape {value.shape}, the parameter needs {like.shape}")
-    return value.astype(like.dtype)
+    shape = getattr(value, "shape", None)
+    if shape != like.shape:
+        raise ValueError(f"loaded state of {owner!r} has shape {shape}, the parameter needs {like.shape}")
+    if not isinstance(value, jax.Array):
+        host = value.read() if hasattr(value, "read") else np.array(value)  # memory of its own: JAX takes it over
+        value = jax.device_put(host.astype(like.dtype, copy=False))
+    value = value.astype(like.dtype)
+    elsewhere = getattr(like, "committed", False) and value.sharding != like.sharding
+    return jax.device_put(value, like.sharding) if elsewhere else value
 
 
 def _as_groups(params: Any) -> list[Any]:
@@ -405,6 +490,10 @@ class Optimizer(OptimizerBase):
         params: `model.parameters()`, `model.named_parameters()`, or a list of parameters.
         transform: an `optax.GradientTransformation`.
 
+    Note:
+        What a transformation takes besides gradients goes to the step: `optimizer.step(grads, value=loss)`. It is one
+        transformation for each group; `optax.multi_transform` and `optax.masked` tell parameters apart by name.
+
     Example:
         >>> import jax.numpy as jnp, optax, jaxmodule as jm
         >>> from jaxmodule import nn
@@ -420,14 +509,22 @@ class Optimizer(OptimizerBase):
         self.transform = transform
         super().__init__(params, {})
 
+    @property
+    def hyperparams(self) -> Injected:
+        """What `optax.inject_hyperparams` has made settable: `optimizer.hyperparams["learning_rate"] = 1e-4`.
+
+        Setting one compiles nothing again.
+        """
+        return Injected(self._state)
+
     def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
         return self.transform.init(params)
 
     def _update(
-        self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any]
+        self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any], **extra: Any
     ) -> tuple[dict[str, Any], Any]:
         full = {name: grads[name] if name in grads else jnp.zeros_like(p) for name, p in params.items()}
-        updates, new_state = self.transform.update(full, state, params)
+        updates, new_state = self.transform.update(full, state, params, **extra)
         new = {name: params[name] + updates[name].astype(params[name].dtype) for name in grads}
         if len(grads) == len(params):
             return new, new_state

@@ -1,6 +1,7 @@
 """JAX's transforms for functions of Modules, optimizers and generators."""
 
 from ._jit_report import RetraceWarning
+from .accumulate import accumulate
 from .branches import checkpoint, cond, remat, switch
 from .custom import custom_jvp, custom_vjp
 from .derivatives import hessian, jacfwd, jacrev, jvp, linearize, vjp
@@ -14,6 +15,7 @@ from .vmap import vmap
 __all__ = [
     "JitFunction",
     "RetraceWarning",
+    "accumulate",
     "backward",
     "checkpoint",
     "cond",

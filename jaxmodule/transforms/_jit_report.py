@@ -116,7 +116,13 @@ def program_differences(before: Any, now: Any, roots_before: list[str], roots_no
     if old_structure is not new_structure:
         found += structure_differences(old_structure.key, new_structure.key, roots_before, roots_now)
     for what, old, new in zip(
-        ("no_grad", "parametrize.cached", "what jm.capture (or jm.inference, jm.debug) watches", "process-wide hooks"),
+        (
+            "no_grad",
+            "parametrize.cached",
+            "jm.autocast",
+            "what jm.capture (or jm.inference, jm.debug) watches",
+            "process-wide hooks",
+        ),
         old_modes,
         new_modes,
         strict=True,

@@ -11,7 +11,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from ..core.box import Box, unbox
-from ..core.context import Tracer, set_ambient, tls
+from ..core.context import Tracer, modes, set_ambient, tls
 from ..core.errors import StateError
 from ..core.freeze import Node
 from ..core.structure import unflatten_args
@@ -50,7 +50,7 @@ class Call:
         self.vary: list[list[frozenset[Any]]] = []
         self._done = False
         self._around = frozenset(traced(around()))
-        self._modes = tls.generator, {"no_grad": tls.no_grad, "cached": tls.cached, "captures": tls.captures}
+        self._modes = tls.generator, modes()
         self._first: tuple[list[Box], Any] | None = None
         self._body: Body | None = None
 
@@ -105,7 +105,7 @@ class Call:
         if not self._done:
             yield
             return
-        now = tls.overlay, tls.generator, {"no_grad": tls.no_grad, "cached": tls.cached, "captures": tls.captures}
+        now = tls.overlay, tls.generator, modes()
         tls.overlay, tls.generator = None, self._modes[0]
         set_ambient(**self._modes[1])
         try:

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 
 from ..core.box import Box, unbox
+from ..core.device import abstract_names
 from ..core.effects import Effects, take
+from ..core.errors import AbstractError
 from ..core.freeze import Node
 from ..core.overlay import overlaid
 from ..core.parameter import Parameter, ParamName
@@ -32,6 +34,9 @@ class Differentiated:
         unique = {box: None for named in self.named for box in named.values()}
         self.boxes: list[Parameter] = list(unique)
         self.values = [box.value for box in self.boxes]
+        without = abstract_names((name, box) for named in self.named for name, box in named.items())
+        if without:
+            raise AbstractError(without, "a model was to be differentiated")
 
     def args(self, leaves: list[Any]) -> Any:
         """The arguments, with other arrays."""

@@ -97,7 +97,7 @@ class JitFunction(Generic[P, R]):
         """All that two calls of one program have in common, but for shapes and dtypes."""
         index = {id(ref()): i for i, ref in enumerate(layout.nodes)}
         captured = tuple([capture.relation(index) for capture in tls.captures])
-        modes = (tls.no_grad, tls.cached, captured, tuple([key() for key in process_keys]))
+        modes = (tls.no_grad, tls.cached, tls.autocast, captured, tuple([key() for key in process_keys]))
         return (treedef, layout.structure, modes, statics.key() if statics is not NO_STATICS else None)
 
     def _program(self, layout: Layout, objects: list[Any], treedef: Any, statics: Statics) -> Program:

@@ -154,7 +154,7 @@ def _explain(error: Exception, layout: Layout, values: list[Any]) -> None:
     """Raise a better error where a call failed for an array that isn't there, or was given to an earlier call."""
     without = [name for value, name in zip(values, layout.names, strict=False) if is_abstract(value)]
     if without:
-        raise AbstractError(without, "a compiled function was called") from error
+        raise AbstractError(without, "a compiled function was called with a model") from error
     for value, box, name in zip(values, layout.boxes, [*layout.names, *[None] * len(values)], strict=False):
         if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
             better = StateError(DONATED, KEEP_IT, box)

@@ -225,7 +225,7 @@ def test_batches_of_none_and_one_and_no_batch(row: Row, edge: str) -> None:
         assert_close(mine, other, row.rtol)
 
 
-@every()
+@every(half=0)
 def test_float64(row: Row) -> None:
     if "float64" in row.edges:
         return

@@ -87,15 +87,24 @@ BAD: list[tuple[Row, Bad]] = [(row, bad) for row in ROWS for bad in row.bad]
 BAD_IDS = [f"{row.id}-{i}" for row in ROWS for i in range(len(row.bad))]
 
 
-def every(rows: Iterable[Row] = ROWS, *, modes: bool = False, sweep: bool = True, random: bool = True) -> Any:
+def every(
+    rows: Iterable[Row] = ROWS,
+    *,
+    modes: bool = False,
+    sweep: bool = True,
+    random: bool = True,
+    half: int | None = None,
+) -> Any:
     """Parametrize a test by `row`, or with `modes` by `row` and `training` (False only where that is something else).
 
     With `sweep`, rows that are variants of another are marked slow: the property depends on little but the layer.
-    Without `random`, training of a layer that draws then is left out.
+    Without `random`, training of a layer that draws then is left out. With `half` of 0 or 1, the rows with odd or even
+    numbers are marked slow too: for what costs much and another test has looked at from another side.
     """
     cases = []
-    for row in rows:
-        marks = [pytest.mark.slow] if sweep and row.variant else []
+    for number, row in enumerate(rows):
+        slow = (sweep and row.variant) or half == (number + 1) % 2
+        marks = [pytest.mark.slow] if slow else []
         if not modes:
             cases.append(pytest.param(row, id=row.id, marks=marks))
             continue

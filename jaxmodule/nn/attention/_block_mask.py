@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ...core.context import Tracer
+from ...core.device import place_of
 from ..modules.utils import Placement
 from ._blocks import as_pair, dense, ordered, transposed
 from ._flex import MaskMod
@@ -308,7 +309,7 @@ class BlockMask:
         Args:
             device: a device or a sharding.
         """
-        return jax.tree.map(lambda x: jax.device_put(x, device), self)
+        return jax.tree.map(lambda x: jax.device_put(x, place_of(device)), self)
 
 
 def _shade(part: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ...core.device import place_of
 from ..modules.utils import Placement
 from ._flex import MaskMod, ScoreMod, over_indices
 
@@ -103,7 +104,7 @@ def create_mask(
         mask = scores != -jnp.inf
     else:
         mask = over_indices(mod_fn, scored=False)(*where)
-    return mask if device is None else jax.device_put(mask, device)
+    return mask if device is None else jax.device_put(mask, place_of(device))
 
 
 def sliced_mask_mod(batch: Any, head: Any, token_q: Any, token_kv: Any) -> jax.Array:

@@ -104,7 +104,7 @@ def normalize_dim(dim: int, ndim: int) -> int:
     return dim % extent
 
 
-def get_enum(reduction: str) -> Reduction:
+def get_enum(reduction: str, *, stacklevel: int = 4) -> Reduction:
     """Check a reduction's name.
 
     Raises:
@@ -112,7 +112,7 @@ def get_enum(reduction: str) -> Reduction:
     """
     if reduction == "elementwise_mean":
         message = "reduction='elementwise_mean' is deprecated. Please use reduction='mean' instead."
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message, UserWarning, stacklevel=stacklevel)
         return "mean"
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction, which is one of 'none', 'mean' and 'sum'")
@@ -120,11 +120,11 @@ def get_enum(reduction: str) -> Reduction:
 
 
 def resolve_reduction(
-    size_average: bool | None, reduce: bool | None, reduction: str, *, stacklevel: int = 4
+    size_average: bool | None, reduce: bool | None, reduction: str, *, stacklevel: int = 5
 ) -> Reduction:
     """The reduction that torch's deprecated `size_average` and `reduce` ask for, or else `reduction`, checked."""
     if size_average is None and reduce is None:
-        return get_enum(reduction)
+        return get_enum(reduction, stacklevel=stacklevel)
     reduction = legacy_reduction(size_average, reduce, stacklevel=stacklevel)
     return get_enum(reduction)
 

@@ -60,7 +60,7 @@ def warn_sizes(x: jax.Array, target: jax.Array) -> None:
         f"Using a target size ({shape_list(target)}) that is different to the input size ({shape_list(x)}). This will "
         "likely lead to incorrect results due to broadcasting. Please ensure they have the same size."
     )
-    warnings.warn(message, UserWarning, stacklevel=3)
+    warnings.warn(message, UserWarning, stacklevel=4)
     broadcast_shape(x, target)
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ._autocast import autocasts
 from ._common import along_axis, compiled, laid_out_like, opmath_dtype
 from ._recurrent_scan import Hidden, Mode, State, over_time, step, times
 
@@ -47,6 +48,7 @@ def _drop(x: jax.Array, key: jax.Array, p: float) -> jax.Array:
     return jnp.where(keep, x * (1.0 / (1.0 - p)), jnp.zeros_like(x))
 
 
+@autocasts
 @compiled("mode", "bidirectional", "batch_first", "dropout")
 def recurrent(
     x: jax.Array,
@@ -107,6 +109,7 @@ def _zeros(mode: Mode, x: jax.Array, layer: Layer) -> State:
     return (h, jnp.zeros((batch, layer.weight_hh.shape[0] // 4), x.dtype)) if mode == "LSTM" else (h,)
 
 
+@autocasts
 @compiled("mode")
 def cell(x: jax.Array, state: State | None, layer: Layer, *, mode: Mode) -> State:
     """One step of one layer: the new state from an input of `(N, I)` or `(I)` and states of `(N, H)` or `(H)`."""

@@ -68,7 +68,7 @@ def _in_blocks(spec: Spec, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask,
     if all(axes is None for axes in sharding.spec):
         return flash_attention(spec, q, k, v, mask, key)
     # On a mesh of explicit axes the blocks' layouts are left to XLA.
-    call = jax.sharding.auto_axes(lambda *args: flash_attention(spec, *args), out_sharding=sharding)
+    call: Any = jax.sharding.auto_axes(lambda *args: flash_attention(spec, *args), out_sharding=sharding)
     return call(q, k, v, mask, key)
 
 

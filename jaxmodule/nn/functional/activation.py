@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, normalize_dim, require_inexact, shape_list
 from ._pointwise import as_inexact, require_floating, store, widen
 
@@ -150,6 +151,7 @@ def mish(input: ArrayLike, inplace: bool = False) -> jax.Array:
     return store(input, _mish(x), inplace)
 
 
+@autocasts
 def softplus(input: ArrayLike, beta: float = 1, threshold: float = 20) -> jax.Array:
     """`log(1 + exp(beta x)) / beta` elementwise, and `x` itself where `beta x` is greater than `threshold`.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, shape_list
 from ._pool_average import mean_of_cells
 from ._pool_maximum import max_of_windows, max_with_indices
@@ -137,6 +138,7 @@ def adaptive_avg_pool2d(input: ArrayLike, output_size: OutputSize) -> jax.Array:
     return _adaptive_avg_pool(x, out=out)
 
 
+@autocasts
 def adaptive_avg_pool3d(input: ArrayLike, output_size: OutputSize) -> jax.Array:
     """Cut a volume into a grid of `output_size` cells, which overlap where it doesn't divide, and take their means.
 
@@ -250,6 +252,7 @@ def adaptive_max_pool3d(
 ) -> tuple[jax.Array, jax.Array]: ...
 @overload
 def adaptive_max_pool3d(input: ArrayLike, output_size: OutputSize, return_indices: bool = False) -> Pooled: ...
+@autocasts
 def adaptive_max_pool3d(input: ArrayLike, output_size: OutputSize, return_indices: bool = False) -> Pooled:
     """Cut a volume into a grid of `output_size` cells, as `adaptive_avg_pool3d`, and take their largest elements.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...core.box import unbox
 from ...random import next_key
+from ._autocast import autocasts
 from ._causal_bias import CausalBias
 from ._common import ArrayLike, is_floating, shape_list
 from ._flash_tile import Band, Spec
@@ -19,6 +20,7 @@ from ._sdpa_kernel import allowed_backends
 __all__ = ["scaled_dot_product_attention"]
 
 
+@autocasts
 def scaled_dot_product_attention(
     query: ArrayLike,
     key: ArrayLike,

@@ -7,6 +7,7 @@ import operator
 import jax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled
 from ._pool_average import mean_of_windows
 from ._pool_windows import Window, make_windows, require_numbers
@@ -118,6 +119,7 @@ def avg_pool2d(
     return _avg_pool_nd(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@autocasts
 def avg_pool3d(
     input: ArrayLike,
     kernel_size: IntOrTuple,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled, shape_list
 from ._conv import (
     Ints,
@@ -25,6 +26,7 @@ from ._windows import integers
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_tbc"]
 
 
+@autocasts
 def conv1d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -63,6 +65,7 @@ def conv1d(
     return _conv_nd(1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@autocasts
 def conv2d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -100,6 +103,7 @@ def conv2d(
     return _conv_nd(2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@autocasts
 def conv3d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -199,6 +203,7 @@ def _conv_tbc(x: jax.Array, weight: jax.Array, bias: jax.Array, *, pad: int) -> 
     return y + bias.reshape(1, 1, -1)
 
 
+@autocasts
 def conv_tbc(input: ArrayLike, weight: ArrayLike, bias: ArrayLike, pad: int = 0) -> jax.Array:
     """Cross-correlate sequences whose time comes first: `y[t, n, o] = b[o] + sum_kc w[k, c, o] x[t + k - pad, n, c]`.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, shape_list
 from ._conv import (
     check_dtypes,
@@ -20,6 +21,7 @@ from ._conv import (
 __all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 
+@autocasts
 def conv_transpose1d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -64,6 +66,7 @@ def conv_transpose1d(
     return _conv_transpose_nd(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@autocasts
 def conv_transpose2d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -105,6 +108,7 @@ def conv_transpose2d(
     return _conv_transpose_nd(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@autocasts
 def conv_transpose3d(
     input: ArrayLike,
     weight: ArrayLike,

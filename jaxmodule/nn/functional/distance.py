@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from ...core.box import Box, unbox
 from ...core.context import Tracer
+from ._autocast import autocasts
 from ._common import (
     ArrayLike,
     broadcast_shape,
@@ -52,6 +53,7 @@ def _cosine_similarity(x1: jax.Array, x2: jax.Array, *, dim: int, eps: float, dt
     return jnp.sum(unit(x1) * unit(x2), dim).astype(dtype)
 
 
+@autocasts
 def cosine_similarity(x1: ArrayLike, x2: ArrayLike, dim: int = 1, eps: float = 1e-8) -> jax.Array:
     """`x1 . x2 / (max(|x1|, eps) max(|x2|, eps))` along `dim`.
 
@@ -95,6 +97,7 @@ def _pairwise_distance(
     return (distance if keepdim else distance[..., 0]).astype(dtype)
 
 
+@autocasts
 def pairwise_distance(
     x1: ArrayLike, x2: ArrayLike, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> jax.Array:
@@ -136,6 +139,7 @@ def _pdist(x: jax.Array, *, p: float) -> jax.Array:
     return vector_norm(difference, p, (1,), False)[:, 0].astype(x.dtype)
 
 
+@autocasts
 def pdist(input: ArrayLike, p: float = 2) -> jax.Array:
     """`|x_i - x_j|_p` for each pair of rows `i < j`.
 
@@ -179,6 +183,7 @@ def _normalize(x: jax.Array, *, p: float, axes: tuple[int, ...], eps: float, dty
     return (wide / jnp.broadcast_to(norm, wide.shape)).reshape(x.shape).astype(dtype)
 
 
+@autocasts
 def normalize(
     input: ArrayLike, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12, out: Box | None = None
 ) -> jax.Array:

@@ -12,6 +12,7 @@ from jax import lax
 
 from ...core.box import unbox
 from ...random import next_key
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled, opmath_dtype, shape_list
 from ._pool_maximum import choose_laid
 from ._pool_windows import per_dimension, require_floating
@@ -171,6 +172,7 @@ def fractional_max_pool2d(
     return_indices: bool = False,
     _random_samples: ArrayLike | None = None,
 ) -> Pooled: ...
+@autocasts
 def fractional_max_pool2d(
     input: ArrayLike,
     kernel_size: IntOrTuple,
@@ -239,6 +241,7 @@ def fractional_max_pool3d(
     return_indices: bool = False,
     _random_samples: ArrayLike | None = None,
 ) -> Pooled: ...
+@autocasts
 def fractional_max_pool3d(
     input: ArrayLike,
     kernel_size: IntOrTuple,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ...core.box import unbox
 from ...random import next_key
+from ._autocast import autocasts
 from ._common import ArrayLike, along_axis, compiled, shape_list
 from ._pointwise import require_floating, store, widen
 
@@ -77,6 +78,7 @@ def leaky_relu_(input: ArrayLike, negative_slope: float = 0.01) -> jax.Array:
     return leaky_relu(input, negative_slope, inplace=True)
 
 
+@autocasts
 def prelu(input: ArrayLike, weight: ArrayLike) -> jax.Array:
     """`max(0, x) + weight min(0, x)` elementwise, with a slope for each channel (He et al., 2015).
 

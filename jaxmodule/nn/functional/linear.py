@@ -6,6 +6,7 @@ import jax
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, along_axis, compiled, opmath_dtype, shape_list
 
 __all__ = ["bilinear", "linear"]
@@ -20,6 +21,7 @@ def _linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Arra
     return y
 
 
+@autocasts
 def linear(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> jax.Array:
     r"""`y = x A^T + b` over the last dimension.
 
@@ -96,6 +98,7 @@ def _bilinear(x1: jax.Array, x2: jax.Array, weight: jax.Array, bias: jax.Array |
     return y.astype(weight.dtype).reshape(*batch, weight.shape[0])
 
 
+@autocasts
 def bilinear(input1: ArrayLike, input2: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> jax.Array:
     r"""`y_o = x1^T A_o x2 + b_o` over the last dimensions.
 

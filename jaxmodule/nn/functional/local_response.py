@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, is_integer, shape_list
 from ._pointwise import require_floating, widen
 
@@ -49,6 +50,7 @@ def _cross_map_lrn2d(x: jax.Array, *, size: int, alpha: float, beta: float, k: f
     return (wide * (total * (alpha / size) + k) ** -beta).astype(x.dtype)
 
 
+@autocasts
 def local_response_norm(
     input: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import (
     ArrayLike,
     Reduction,
@@ -107,6 +108,7 @@ def _cross_entropy_probabilities(
     return reduce_loss(-jnp.sum(log_probs * probs, axis), reduction).astype(dtype)
 
 
+@autocasts
 def nll_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -155,6 +157,7 @@ def nll_loss(
     return _nll_loss(x, t, w, axis=axis, ignore_index=ignore_index, reduction=how)
 
 
+@autocasts
 def cross_entropy(
     input: ArrayLike,
     target: ArrayLike,

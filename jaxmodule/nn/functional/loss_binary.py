@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import (
     ArrayLike,
     Reduction,
@@ -98,6 +99,7 @@ def _multilabel_soft_margin_loss(
     return reduce_loss(jnp.sum(losses, axis) / classes, reduction).astype(dtype)
 
 
+@autocasts
 def binary_cross_entropy(
     input: ArrayLike,
     target: ArrayLike,
@@ -151,6 +153,7 @@ def binary_cross_entropy(
     return _binary_cross_entropy(x, t, w, reduction=how)
 
 
+@autocasts
 def binary_cross_entropy_with_logits(
     input: ArrayLike,
     target: ArrayLike,
@@ -198,6 +201,7 @@ def binary_cross_entropy_with_logits(
     return _bce_with_logits(x, t, w, p, reduction=how)
 
 
+@autocasts
 def soft_margin_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -243,6 +247,7 @@ def soft_margin_loss(
     return _soft_margin_loss(x, t, reduction=how)
 
 
+@autocasts
 def multilabel_soft_margin_loss(
     input: ArrayLike,
     target: ArrayLike,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.box import Box, unbox
+from ._autocast import autocasts
 from ._common import (
     ArrayLike,
     Reduction,
@@ -59,6 +60,7 @@ def _ctc_loss(
     return reduce_loss(losses, reduction).astype(dtype)
 
 
+@autocasts
 def ctc_loss(
     log_probs: ArrayLike,
     targets: ArrayLike,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, Reduction, compiled, get_enum, opmath_dtype, reduce_loss, resolve_reduction, shape_list
 from ._loss import check_broadcast, hinge, promoted
 from .distance import pairwise_distance
@@ -65,6 +66,7 @@ def _triplet(
     return hinge(margin + jnp.broadcast_to(near, shape) - jnp.broadcast_to(far, shape))
 
 
+@autocasts
 def cosine_embedding_loss(
     input1: ArrayLike,
     input2: ArrayLike,
@@ -120,6 +122,7 @@ def cosine_embedding_loss(
     return _cosine_embedding_loss(x1, x2, t, margin=margin, reduction=how)
 
 
+@autocasts
 def triplet_margin_loss(
     anchor: ArrayLike,
     positive: ArrayLike,

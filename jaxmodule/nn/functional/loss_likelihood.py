@@ -11,6 +11,7 @@ from jax import lax
 
 from ...core.box import unbox
 from ...core.context import Tracer
+from ._autocast import autocasts
 from ._common import ArrayLike, Reduction, compiled, get_enum, is_floating, reduce_loss, resolve_reduction, shape_list
 from ._loss import aligned, check_broadcast
 
@@ -58,6 +59,7 @@ def _gaussian_nll_loss(
     return reduce_loss(losses, reduction).astype(dtype)
 
 
+@autocasts
 def kl_div(
     input: ArrayLike,
     target: ArrayLike,
@@ -102,7 +104,7 @@ def kl_div(
             "reduction: 'mean' divides the total loss by both the batch size and the support size. 'batchmean' divides "
             "only by the batch size, and aligns with the KL div math definition.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     batchmean = reduction == "batchmean"
     how = resolve_reduction(size_average, reduce, "sum" if batchmean else reduction)
@@ -115,6 +117,7 @@ def kl_div(
     return _kl_div(x, t, reduction=how, batch=batch, log_target=bool(log_target))
 
 
+@autocasts
 def poisson_nll_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -157,6 +160,7 @@ def poisson_nll_loss(
     return _poisson_nll_loss(x, t, log_input=bool(log_input), full=bool(full), eps=float(eps), reduction=how)
 
 
+@autocasts
 def gaussian_nll_loss(
     input: ArrayLike,
     target: ArrayLike,

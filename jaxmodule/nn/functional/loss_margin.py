@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import (
     ArrayLike,
     Reduction,
@@ -77,6 +78,7 @@ def _multilabel_margin_loss(x: jax.Array, target: jax.Array, *, reduction: Reduc
     return reduce_loss(jnp.where(known, losses, jnp.nan), reduction).astype(dtype)
 
 
+@autocasts
 def hinge_embedding_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -121,6 +123,7 @@ def hinge_embedding_loss(
     return _hinge_embedding_loss(x, t, margin=float(margin) if is_floating(x) else int(margin), reduction=how)
 
 
+@autocasts
 def margin_ranking_loss(
     input1: ArrayLike,
     input2: ArrayLike,
@@ -166,6 +169,7 @@ def margin_ranking_loss(
     return _margin_ranking_loss(x1, x2, t, margin=margin, reduction=how)
 
 
+@autocasts
 def multi_margin_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -232,6 +236,7 @@ def multi_margin_loss(
     return losses.reshape(()) if x.ndim < 2 else losses
 
 
+@autocasts
 def multilabel_margin_loss(
     input: ArrayLike,
     target: ArrayLike,

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, Reduction, compiled, get_enum, opmath_dtype, reduce_loss, resolve_reduction
 from ._loss import aligned, check_weight_size, promoted, require_floating_pair, warn_sizes
 
@@ -72,6 +73,7 @@ def _huber_loss(
     return _finish(_huber(x, target, delta), weight, reduction, dtype, weighted_mean=False)
 
 
+@autocasts
 def l1_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -118,6 +120,7 @@ def l1_loss(
     return _l1_loss(x, t, w, reduction=how)
 
 
+@autocasts
 def mse_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -159,6 +162,7 @@ def mse_loss(
     return _mse_loss(x, t, w, reduction=how)
 
 
+@autocasts
 def smooth_l1_loss(
     input: ArrayLike,
     target: ArrayLike,
@@ -201,6 +205,7 @@ def smooth_l1_loss(
     return _smooth_l1_loss(x, t, reduction=how, beta=float(beta))
 
 
+@autocasts
 def huber_loss(
     input: ArrayLike,
     target: ArrayLike,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled, is_floating, opmath_dtype
 from ._pool_average import mean_of_windows
 from ._pool_maximum import max_of_windows
@@ -76,6 +77,7 @@ def _lp_pool_nd(
     return _lp_pool(x, windows=windows, norm_type=norm_type)
 
 
+@autocasts
 def lp_pool1d(
     input: ArrayLike,
     norm_type: float,
@@ -114,6 +116,7 @@ def lp_pool1d(
     return _lp_pool_nd(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@autocasts
 def lp_pool2d(
     input: ArrayLike,
     norm_type: float,
@@ -149,6 +152,7 @@ def lp_pool2d(
     return _lp_pool_nd(2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@autocasts
 def lp_pool3d(
     input: ArrayLike,
     norm_type: float,

@@ -7,6 +7,7 @@ from typing import Literal, overload
 import jax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled
 from ._pool_maximum import max_of_windows, max_with_indices
 from ._pool_windows import Window, make_windows, require_numbers
@@ -224,6 +225,7 @@ def max_pool3d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Pooled: ...
+@autocasts
 def max_pool3d(
     input: ArrayLike,
     kernel_size: IntOrTuple,

@@ -7,6 +7,7 @@ import jax
 from ...core.box import unbox
 from ...random import next_key
 from ._attention_masks import canonical_masks
+from ._autocast import autocasts
 from ._common import ArrayLike, shape_list
 from ._multi_head import MHAOptions, MHAWeights, run_heads
 from ._sdpa_kernel import allowed_backends
@@ -122,6 +123,7 @@ def multi_head_attention_forward(
     )
 
 
+@autocasts
 def mha(
     operands: tuple[ArrayLike, ArrayLike, ArrayLike],
     weights: MHAWeights,

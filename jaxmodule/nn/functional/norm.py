@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, opmath_dtype, require_inexact, shape_list
 from ._statistics import affine, channel_shape, check_dtypes, standardize
 
@@ -39,6 +40,7 @@ def _rms_norm(x: jax.Array, weight: jax.Array | None, *, n: int, eps: float) -> 
     return affine(y, weight, None, (1,) * (x.ndim - n) + x.shape[x.ndim - n :]).astype(x.dtype)
 
 
+@autocasts
 def layer_norm(
     input: ArrayLike,
     normalized_shape: Sequence[int],
@@ -78,6 +80,7 @@ def layer_norm(
     return _layer_norm(x, w, b, n=len(shape), eps=float(eps))
 
 
+@autocasts
 def rms_norm(
     input: ArrayLike,
     normalized_shape: Sequence[int],
@@ -122,6 +125,7 @@ def rms_norm(
     return _rms_norm(x, w, n=len(shape), eps=added)
 
 
+@autocasts
 def group_norm(
     input: ArrayLike,
     num_groups: int,

@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from ...core.box import Box, unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, require_inexact, shape_list
 from ._windows import integers
 
@@ -73,6 +74,7 @@ def _extend(x: jax.Array, axis: int, low: int, high: int, mode: str) -> jax.Arra
     return lax.concatenate(parts, axis) if len(parts) > 1 else x
 
 
+@autocasts
 def pad(
     input: ArrayLike, pad: Sequence[int], mode: str = "constant", value: float | ArrayLike | None = None
 ) -> jax.Array:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from ...core.box import unbox
 from ...random import next_key
+from ._autocast import autocasts
 from ._common import ArrayLike, compiled, normalize_dim, opmath_dtype, shape_list
 from ._pointwise import require_floating, widen
 
@@ -70,6 +71,7 @@ def _gumbel_softmax(x: jax.Array, key: jax.Array, tau: jax.Array | float, *, axi
     return soft.astype(x.dtype)
 
 
+@autocasts
 def softmax(
     input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
 ) -> jax.Array:
@@ -92,11 +94,12 @@ def softmax(
         [0.25, 0.25, 0.25, 0.25]
     """
     x = unbox(input)
-    axis = _softmax_axis_of("softmax", x, dim, _stacklevel)
+    axis = _softmax_axis_of("softmax", x, dim, _stacklevel + 1)
     _check_softmax_dtype("softmax", x, dtype)
     return _softmax(x, axis=axis, dtype=dtype)
 
 
+@autocasts
 def log_softmax(
     input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
 ) -> jax.Array:
@@ -119,11 +122,12 @@ def log_softmax(
         [-1000.0, 0.0]
     """
     x = unbox(input)
-    axis = _softmax_axis_of("log_softmax", x, dim, _stacklevel)
+    axis = _softmax_axis_of("log_softmax", x, dim, _stacklevel + 1)
     _check_softmax_dtype("log_softmax", x, dtype)
     return _log_softmax(x, axis=axis, dtype=dtype)
 
 
+@autocasts
 def softmin(
     input: ArrayLike, dim: int | None = None, _stacklevel: int = 3, dtype: DTypeLike | None = None
 ) -> jax.Array:
@@ -147,7 +151,7 @@ def softmin(
         [1.0, 0.0]
     """
     x = unbox(input)
-    axis = _softmax_axis_of("softmin", x, dim, _stacklevel)
+    axis = _softmax_axis_of("softmin", x, dim, _stacklevel + 1)
     if x.dtype == jnp.bool_:
         raise RuntimeError(
             f"Negation, the `-` operator, on a bool tensor is not supported (input of size {shape_list(x)})"
@@ -156,6 +160,7 @@ def softmin(
     return _softmax(-x, axis=axis, dtype=dtype)
 
 
+@autocasts
 def gumbel_softmax(
     logits: ArrayLike, tau: float | ArrayLike = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
 ) -> jax.Array:
@@ -185,7 +190,7 @@ def gumbel_softmax(
         [0.0, 1.0, 0.0]
     """
     if eps != 1e-10:
-        warnings.warn("`eps` parameter is deprecated and has no effect.", UserWarning, stacklevel=2)
+        warnings.warn("`eps` parameter is deprecated and has no effect.", UserWarning, stacklevel=3)
     x = unbox(logits)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise RuntimeError(f"gumbel_softmax: the dtype of logits must be a floating point, but got {x.dtype.name}")

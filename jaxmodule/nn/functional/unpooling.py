@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled, concrete_range, is_integer, shape_list, signed_index
 from ._pool_windows import require_floating
 
@@ -127,6 +128,7 @@ def _max_unpool_nd(
     return _max_unpool(x, index, out=out)
 
 
+@autocasts
 def max_unpool1d(
     input: ArrayLike,
     indices: ArrayLike,
@@ -170,6 +172,7 @@ def max_unpool1d(
     return _max_unpool_nd(1, input, indices, kernel_size, stride, padding, output_size)
 
 
+@autocasts
 def max_unpool2d(
     input: ArrayLike,
     indices: ArrayLike,
@@ -205,6 +208,7 @@ def max_unpool2d(
     return _max_unpool_nd(2, input, indices, kernel_size, stride, padding, output_size)
 
 
+@autocasts
 def max_unpool3d(
     input: ArrayLike,
     indices: ArrayLike,

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.box import unbox
 from . import adaptive_pooling
+from ._autocast import autocasts
 from ._common import ArrayLike, IntOrTuple, compiled, is_floating, opmath_dtype, shape_list
 from ._resampling import Resize, resized, resized_bytes
 
@@ -48,6 +49,7 @@ def _interpolate(x: jax.Array, *, plan: tuple[Resize, ...]) -> jax.Array:
     return y.astype(x.dtype)
 
 
+@autocasts
 def interpolate(
     input: ArrayLike,
     size: IntOrTuple | None = None,

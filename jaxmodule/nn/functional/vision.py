@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from ...core.box import unbox
+from ._autocast import autocasts
 from ._common import ArrayLike, along_axis, compiled, is_floating, opmath_dtype, require_inexact, shape_list
 
 __all__ = ["affine_grid", "grid_sample"]
@@ -119,6 +120,7 @@ def _grid_sample(x: jax.Array, grid: jax.Array, *, mode: str, padding: str, alig
     return jnp.moveaxis(total, 2, 1).reshape(n, channels, *grid.shape[1:-1]).astype(x.dtype)
 
 
+@autocasts
 def grid_sample(
     input: ArrayLike,
     grid: ArrayLike,
@@ -169,7 +171,7 @@ def grid_sample(
             f"but got: '{padding_mode}'"
         )
     if align_corners is None:
-        warnings.warn(_UNSPECIFIED, stacklevel=2)
+        warnings.warn(_UNSPECIFIED, stacklevel=3)
     _check_grid(x, g)
     if x.ndim == 5 and mode == "bicubic":
         raise RuntimeError(f"grid_sampler(): bicubic interpolation only supports 4D input, not {shape_list(x)}")
@@ -216,6 +218,7 @@ def _affine_grid(theta: jax.Array, *, sizes: tuple[int, ...], align_corners: boo
     return total.astype(theta.dtype)
 
 
+@autocasts
 def affine_grid(theta: ArrayLike, size: Sequence[int], align_corners: bool | None = None) -> jax.Array:
     """The grid for `grid_sample` that an affine map of the output's positions gives: `theta (x, y, 1)`.
 
@@ -241,7 +244,7 @@ def affine_grid(theta: ArrayLike, size: Sequence[int], align_corners: bool | Non
     """
     matrix, sizes = unbox(theta), tuple(int(n) for n in size)
     if align_corners is None:
-        warnings.warn(_UNSPECIFIED, stacklevel=2)
+        warnings.warn(_UNSPECIFIED, stacklevel=3)
     if not is_floating(matrix):
         raise ValueError(f"Expected theta to have floating point type, but got {matrix.dtype.name}")
     n = len(sizes) - 2
@@ -260,7 +263,7 @@ def affine_grid(theta: ArrayLike, size: Sequence[int], align_corners: bool | Non
             "Since version 1.3.0, affine_grid behavior has changed for unit-size grids when align_corners=True. "
             "This is not an intended use case of affine_grid. See the documentation of affine_grid for details."
         )
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)
     elif min(sizes) <= 0:
         raise ValueError(f"Expected non-zero, positive output size. Got {sizes}")
     if matrix.shape[0] != sizes[0]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ..functional._common import ArrayLike, IntOrTuple, shape_list
 from ..parameter import UninitializedBuffer, UninitializedParameter
 from ._conv import PaddingMode
 from .lazy import LazyModuleMixin
-from .utils import Placement
+from .utils import Placement, filled_buffer
 
 
 class _LazyConv(LazyModuleMixin):
@@ -116,7 +115,7 @@ class _LazyNorm(LazyModuleMixin):
         if track_running_stats:
             layer.running_mean = UninitializedBuffer(device=device, dtype=dtype)
             layer.running_var = UninitializedBuffer(device=device, dtype=dtype)
-            layer.num_batches_tracked = jnp.zeros((), int, device=device)
+            layer.num_batches_tracked = filled_buffer((), 0, device, int)
 
     def initialize_parameters(self, input: ArrayLike) -> None:
         """Make parameters and running statistics for the input's channels."""

@@ -6,7 +6,6 @@ from collections.abc import MutableMapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
@@ -15,7 +14,7 @@ from .. import init
 from ..functional._common import ArrayLike
 from ..module import Module
 from ..parameter import Buffer, Parameter
-from .utils import DEFAULT_DTYPE, Placement, empty_parameter
+from .utils import Placement, empty_parameter, filled_buffer
 
 
 class _NormBase(Module):
@@ -48,14 +47,13 @@ class _NormBase(Module):
         self.track_running_stats = track_running_stats
         for name, wanted in (("weight", affine), ("bias", affine and bias)):
             self.register_parameter(name, empty_parameter((num_features,), device, dtype) if wanted else None)
-        statistics: dict[str, jax.Array | None] = dict.fromkeys(("running_mean", "running_var", "num_batches_tracked"))
-        if track_running_stats:
-            kind = DEFAULT_DTYPE if dtype is None else dtype
-            statistics["running_mean"] = jnp.zeros(num_features, kind, device=device)
-            statistics["running_var"] = jnp.ones(num_features, kind, device=device)
-            statistics["num_batches_tracked"] = jnp.zeros((), int, device=device)
-        for name, value in statistics.items():
-            self.register_buffer(name, value)
+        statistics = (
+            ("running_mean", (num_features,), 0, dtype),
+            ("running_var", (num_features,), 1, dtype),
+            ("num_batches_tracked", (), 0, int),
+        )
+        for name, shape, value, kind in statistics:
+            self.register_buffer(name, filled_buffer(shape, value, device, kind) if track_running_stats else None)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
+from ...core.context import tls
 from ...random import next_key
 from .. import init
 from .._packed_sequence import PackedSequence, batch_of
@@ -175,7 +176,7 @@ class RNNBase(Module):
 
     def _check_features(self, x: jax.Array, ndim: int) -> None:
         dtype = self._layer("_l0")["weight_ih"].dtype
-        if x.dtype != dtype:
+        if x.dtype != dtype and tls.autocast is None:
             raise ValueError(
                 f"RNN input dtype ({x.dtype.name}) does not match weight dtype ({dtype.name}). "
                 f"Convert input: input.astype({dtype.name!r}), or convert model: model.to({x.dtype.name!r})"
@@ -221,7 +222,7 @@ class RNNBase(Module):
         for k, (state, size) in enumerate(zip(states, expected, strict=True)):
             name = "hidden" if len(expected) == 1 else f"hidden[{k}]"
             self.check_hidden_size(state, size, f"Expected {name} size {{}}, got {{}}")
-            if state.dtype != x.dtype:
+            if state.dtype != x.dtype and tls.autocast is None:
                 raise RuntimeError(
                     f"input and {name} must have the same dtype, but got {x.dtype.name} and {state.dtype.name}"
                 )

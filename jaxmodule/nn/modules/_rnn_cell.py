@@ -8,6 +8,7 @@ import jax
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
+from ...core.context import tls
 from .. import init
 from ..functional._common import ArrayLike, shape_list
 from ..functional._recurrent import Layer, Mode, State, cell
@@ -111,7 +112,7 @@ class RNNCellBase(Module):
                 expected = f"got {state.shape[-1]}, expected {self.hidden_size}"
                 raise RuntimeError(f"hidden{k} has inconsistent hidden_size: {expected} {sizes}")
         for what, array in (("input", x), *((f"hidden{k}", state) for k, state in enumerate(states or ()))):
-            if array.dtype != weight.dtype:
+            if array.dtype != weight.dtype and tls.autocast is None:
                 raise RuntimeError(
                     f"{what} and weight must have the same dtype, but got {array.dtype.name} and {weight.dtype.name}"
                 )

@@ -6,6 +6,7 @@ import jax
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
+from ...core.device import given, place_of
 from .. import init
 from ..functional._common import ArrayLike
 from ..parameter import Parameter
@@ -55,11 +56,13 @@ def given_table(
             f"Shape of weight does not match num_embeddings and embedding_dim: {list(table.shape)}, not {list(shape)}"
         )
     table = table if dtype is None else table.astype(dtype)
-    return Parameter(table if device is None else jax.device_put(table, device), requires_grad=requires_grad)
+    table = table if device is None else jax.device_put(table, place_of(device))
+    with given(device):
+        return Parameter(table, requires_grad=requires_grad)
 
 
 def draw_table(weight: Parameter, padding_idx: int | None) -> None:
     """Draw from N(0, 1), with zeros in the padding row."""
     init.normal_(weight)
-    if padding_idx is not None:
+    if padding_idx is not None and not weight.is_meta:
         weight.value = weight.value.at[padding_idx].set(0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ...core.box import unbox
+from ...core.device import place_of
 from .. import functional as F
 from .. import init
 from ..functional._common import ArrayLike
@@ -184,4 +185,4 @@ class Transformer(Module):
             [[0.0, -inf], [0.0, 0.0]]
         """
         mask = jnp.asarray(causal_mask(sz, jnp.float32 if dtype is None else jnp.dtype(dtype)))
-        return mask if device is None else jax.device_put(mask, device)
+        return mask if device is None else jax.device_put(mask, place_of(device))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from ...core import fill
-from ..parameter import Parameter
+from ...core.device import PlacementLike, blank, given, here, place_of
+from ..parameter import Buffer, Parameter
 
-Placement = jax.Device | jax.sharding.Sharding
+#: What a layer's `device=` takes: a device or sharding of JAX's, "meta", the name of a platform, a `jm.device`.
+Placement = PlacementLike
 
 #: What a layer is made of when no dtype is given, with and without `jax_enable_x64`: torch's default.
 DEFAULT_DTYPE = jnp.float32
@@ -29,8 +30,24 @@ def empty_parameter(
     """
     if min(shape, default=0) < 0:
         raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")
+    with given(device):
+        return Parameter(_constant(shape, 0, device, dtype), requires_grad)
+
+
+def filled_buffer(
+    shape: tuple[int, ...], value: float, device: Placement | None = None, dtype: DTypeLike | None = None
+) -> Buffer:
+    """A buffer of one number."""
+    with given(device):
+        return Buffer(_constant(shape, value, device, dtype))
+
+
+def _constant(shape: tuple[int, ...], value: float, device: Placement | None, dtype: DTypeLike | None) -> Any:
+    meta, place = here()
+    place = place if device is None else place_of(device)
+    kind = DEFAULT_DTYPE if dtype is None else dtype
     # fill.full: a compiled jnp.empty a shape would be most of the time that constructing a large model takes
-    return Parameter(fill.full(shape, 0, DEFAULT_DTYPE if dtype is None else dtype, device=device), requires_grad)
+    return blank(shape, kind) if meta else fill.full(shape, value, kind, device=place)
 
 
 def ntuple(name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from ...core.box import Box, unbox
+from ...core.device import is_abstract
 from ...core.parameter import Buffer, Parameter
+from ...transforms import eval_shape
 from ..functional._common import ArrayLike
 from ..modes import carry_no_gradient, no_grad
 from ..module import Module
@@ -62,6 +64,13 @@ def check_same(now: Any, before: Any, labels: tuple[str, str], inverse: bool = F
             )
 
 
+def _evaluated(function: Any, module: Module, values: Any) -> Any:
+    """`function(module, values)`; of abstract values (`jm.device("meta")`) the shape and dtype of it."""
+    if any(map(is_abstract, jax.tree.leaves(values))):
+        return eval_shape(function, module, values)
+    return function(module, values)
+
+
 class ParametrizationList(ModuleList):
     """The parametrizations of one tensor, and the originals that they start from: `module.parametrizations.weight`.
 
@@ -101,7 +110,7 @@ class ParametrizationList(ModuleList):
         for module in reversed(list(self)):
             if hasattr(module, "right_inverse"):
                 try:
-                    new = inverted(module, new)
+                    new = _evaluated(inverted, module, new)
                 except NotImplementedError:
                     pass  # counts as the identity, as one that isn't there does
         if not is_array(new) and not isinstance(new, Sequence):
@@ -126,7 +135,7 @@ class ParametrizationList(ModuleList):
             )
         if not unsafe:  # before anything is written
             labels = ("unparametrized", "parametrized")
-            check_same(self._parametrized(values), before, labels)
+            check_same(_evaluated(ParametrizationList._parametrized, self, values), before, labels)
         if self.is_tensor:
             box.value = values[0]  # the same box, which an optimizer may have
             register(self, "original", box)
@@ -186,4 +195,4 @@ class ParametrizationList(ModuleList):
 
     def forward(self) -> jax.Array:
         """The parametrized tensor."""
-        return self._parametrized([box.value for box in self._originals()])
+        return _evaluated(ParametrizationList._parametrized, self, [box.value for box in self._originals()])

@@ -6,6 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ...core.device import device as on_device
+from ...core.errors import AbstractError
+from ...random import fork_rng
 from ...transforms import eval_shape
 from ..module import Module
 
@@ -17,7 +20,8 @@ M = TypeVar("M", bound=Module)
 def skip_init(module_cls: Callable[..., M], *args: Any, **kwargs: Any) -> M:
     """Make a module whose parameters and buffers hold nothing in particular: for one that is loaded next.
 
-    Its constructor is only traced: nothing is drawn or computed, and the random generator does not move.
+    Its constructor runs under `jm.device("meta")`, or is traced if it computes with its parameters: nothing is drawn or
+    computed, and the random generator does not move.
 
     Args:
         module_cls: a Module class that takes `device`.
@@ -43,4 +47,10 @@ def skip_init(module_cls: Callable[..., M], *args: Any, **kwargs: Any) -> M:
     if "device" not in inspect.signature(module_cls).parameters:
         raise RuntimeError("Module must support a 'device' arg to skip initialization")
     device = kwargs.pop("device", None)
-    return eval_shape(module_cls, *args, **kwargs).to_empty(device=device)
+    module: Any
+    try:
+        with fork_rng(), on_device("meta"):
+            module = module_cls(*args, **kwargs)
+    except (AbstractError, AttributeError, TypeError):  # it computes with what it has made: that can be traced
+        module = eval_shape(module_cls, *args, **kwargs)
+    return module.to_empty(device=device)

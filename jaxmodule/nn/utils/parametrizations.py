@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ...core.box import Box, unbox
+from ...core.device import is_abstract
+from ...transforms import eval_shape
 from ..module import Module
 from ..parameter import Buffer, is_lazy
 from . import _weights
@@ -215,5 +217,7 @@ def spectral_norm(
     weight = _tensor(module, name)
     if is_lazy(weight):
         _ = weight.shape  # raises, and says that there is none yet
-    parametrization = _SpectralNorm(unbox(weight), n_power_iterations, _weights.output_dim(module, dim), eps)
+    arguments = unbox(weight), n_power_iterations, _weights.output_dim(module, dim), eps
+    abstract = is_abstract(arguments[0])  # jm.device("meta")
+    parametrization = eval_shape(_SpectralNorm, *arguments) if abstract else _SpectralNorm(*arguments)
     return register_parametrization(module, name, parametrization)

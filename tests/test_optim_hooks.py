@@ -1,0 +1,148 @@
+"""The hooks of optimizers, and what of torch.optim is here."""
+
+import copy
+import pickle
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmodule as jm
+from jaxmodule import nn
+
+GRADS = {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}
+
+
+def pair() -> tuple[Any, Any]:
+    model = nn.Linear(3, 2)
+    return model, jm.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def test_step_hooks_run_in_order_and_can_be_removed() -> None:
+    _model, optimizer = pair()
+    seen: list[Any] = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append(("pre", o is optimizer, len(args)))),
+        optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append(("post", o is optimizer, len(args)))),
+    ]
+    optimizer.step(GRADS)
+    assert seen == [("pre", True, 2), ("post", True, 2)]
+    for handle in handles:
+        handle.remove()
+    optimizer.step(GRADS)
+    assert len(seen) == 2
+
+
+def test_a_pre_hook_may_replace_the_arguments() -> None:
+    model, optimizer = pair()
+    before = np.asarray(model.bias)
+    optimizer.register_step_pre_hook(
+        lambda o, args, kwargs: ((args[0], {n: g * 3 for n, g in args[1].items()}), kwargs)
+    )
+    optimizer.step(GRADS)
+    np.testing.assert_allclose(model.bias, before - 0.3, rtol=1e-5)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: "nonsense")
+    with pytest.raises(RuntimeError, match="SGD.step: a pre-hook must return None or a tuple of"):
+        optimizer.step(GRADS)
+
+
+def test_a_hook_added_after_compilation_is_seen() -> None:
+    _, optimizer = pair()
+    seen, traces = [], []
+
+    @jm.jit
+    def step(optimizer: Any) -> None:
+        traces.append(1)
+        optimizer.step(GRADS)
+
+    step(optimizer)
+    handle = optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append(1))
+    step(optimizer)
+    step(optimizer)
+    assert (len(traces), len(seen)) == (2, 1)  # hooks run at trace time
+    handle.remove()
+    step(optimizer)
+    assert len(traces) == 2
+
+
+def test_state_dict_hooks() -> None:
+    _, optimizer = pair()
+    calls: list[str] = []
+    optimizer.register_state_dict_pre_hook(lambda o: calls.append("pre"))
+    optimizer.register_state_dict_pre_hook(lambda o: calls.append("first"), prepend=True)
+    optimizer.register_state_dict_post_hook(lambda o, d: d.update(note="mine"))
+    optimizer.register_state_dict_post_hook(lambda o, d: {**d, "more": 1})
+    saved = optimizer.state_dict()
+    assert calls == ["first", "pre"]
+    assert (saved["note"], saved["more"]) == ("mine", 1)
+
+
+def test_load_state_dict_hooks() -> None:
+    _, optimizer = pair()
+    saved = optimizer.state_dict()
+    kept, loaded = copy.copy(saved), []
+
+    def rename(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+        state_dict["touched"] = True
+        groups = [{**state_dict["param_groups"][0], "lr": 0.5}]
+        return {**state_dict, "param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(rename)
+    optimizer.register_load_state_dict_post_hook(lambda o: loaded.append(o.param_groups[0]["lr"]))
+    optimizer.load_state_dict(saved)
+    assert loaded == [0.5]
+    assert saved.keys() == kept.keys()
+
+
+def test_copies_have_no_hooks() -> None:
+    model, optimizer = pair()
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: pytest.fail("a hook of another optimizer"))
+    for _, other in (copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))):
+        other.step(GRADS)
+        other.register_step_post_hook(lambda o, args, kwargs: None)
+
+
+# -- the rest of torch.optim --------------------------------------------------------------------------------------
+def test_sparse_adam_says_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients, please consider Adam instead"):
+        jm.optim.SparseAdam(nn.Embedding(3, 2).parameters())
+
+
+def test_swapping_in_parameters_says_what_to_use() -> None:
+    _, optimizer = pair()
+    with pytest.raises(NotImplementedError, match="swap_in_optimizer_params_and_state(.|\n)*jm.eval_shape"):
+        jm.optim.swap_in_optimizer_params_and_state(optimizer, {}, {})
+
+
+def test_lbfgs_is_called_outside_of_transforms_and_with_a_closure() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = jm.optim.LBFGS(model.parameters())
+    with pytest.raises(TypeError, match="LBFGS.step.. missing 1 required positional argument: 'closure'"):
+        optimizer.step()
+    with pytest.raises(TypeError, match="LBFGS.step.. needs a closure"):
+        optimizer.step(GRADS)
+    with pytest.raises(jm.StateError, match="LBFGS.step.. was called inside a transform(.|\n)*outside"):
+        jm.jit(lambda model, optimizer: optimizer.step(lambda: (jnp.ones(()), GRADS)))(model, optimizer)
+
+
+def test_lbfgs_leaves_frozen_parameters_alone_and_begins_anew_when_one_is_released() -> None:
+    model = nn.Linear(3, 2)
+    model.bias.requires_grad = False
+    optimizer = jm.optim.LBFGS(model.parameters(), lr=0.5, history_size=5)
+    before = np.asarray(model.bias)
+    run = jm.value_and_grad(lambda m: ((m(jnp.ones((4, 3))) - 1) ** 2).mean())
+    optimizer.step(lambda: run(model))
+    np.testing.assert_array_equal(model.bias, before)
+    assert optimizer.state["weight"]["d"].shape == (6,)
+    assert int(optimizer.state["weight"]["n_iter"]) > 1
+    model.bias.requires_grad = True
+    loss = float(run(model)[0])
+    optimizer.param_groups[0]["max_iter"] = 1
+    optimizer.step(lambda: run(model))
+    assert optimizer.state["weight"]["d"].shape == (8,)
+    assert int(optimizer.state["weight"]["n_iter"]) == 1
+    assert float(run(model)[0]) <= loss
+    model.requires_grad_(False)
+    frozen = jm.optim.LBFGS(model.parameters())
+    assert float(frozen.step(lambda: (jnp.ones(()), {}))) == 1
