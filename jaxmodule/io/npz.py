@@ -153,9 +153,12 @@ def _end_record(file: ArrayFile) -> tuple[int | None, int]:
     at = tail.rfind(b"PK\5\6")
     if at < 0:
         return None, 0
-    count, size = int.from_bytes(tail[at + 10 : at + 12], "little"), int.from_bytes(tail[at + 12 : at + 16], "little")
-    # Of zip64, whose real numbers are elsewhere: no more than all of the file.
-    return None if count == 0xFFFF else count, min(size, file.size)
+    count, size, offset = (int.from_bytes(tail[at + i : at + j], "little") for i, j in ((10, 12), (12, 16), (16, 20)))
+    if count == 0xFFFF or 0xFFFFFFFF in (size, offset):  # zip64, whose real numbers are elsewhere
+        return None, min(size, file.size)
+    if offset + size != start + at:
+        raise FileFormatError(f"{file.path!r} is damaged: its directory does not end where its last record begins")
+    return count, size
 
 
 def _data_start(file: ArrayFile, info: zipfile.ZipInfo) -> int:

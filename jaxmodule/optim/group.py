@@ -58,7 +58,7 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
         """What of the group belongs to a compiled program."""
         freeze = Freezer()
         rest = tuple(
-            (key, freeze(tuple(x is None for x in value) if key in SEVERAL and isinstance(value, tuple) else value))
+            (key, freeze(_given(value) if key in SEVERAL else value))
             for key, value in self.raw().items()
             if key not in self._fields and key != "params"
         )
@@ -103,7 +103,11 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
         elif before != after:
             self.box.value = _vector(after)
             self._host = self.box._value
-        if key not in self._fields or (key in self._gates and (old.get(key) == 0) != (new[key] == 0)):
+        if key in self._fields:
+            structural = key in self._gates and (old.get(key) == 0) != (new[key] == 0)
+        else:
+            structural = key not in SEVERAL or _given(old.get(key)) != _given(new[key])
+        if structural:
             touch()
 
     def __delitem__(self, key: str) -> None:
@@ -142,4 +146,11 @@ def _plain(value: Any) -> Any:
 
 def _vector(numbers: Mapping[str, Any]) -> Any:
     # `float` is float64 where x64 is enabled: a float32 learning rate would show in float64 parameters.
-    return jnp.stack([jnp.asarray(x, float) for x in numbers.values()])
+    if any(isinstance(x, jax.Array) for x in numbers.values()):
+        return jnp.stack([jnp.asarray(x, float) for x in numbers.values()])
+    return jnp.asarray(np.array(list(numbers.values()), float), float)
+
+
+def _given(value: Any) -> Any:
+    """What of several numbers belongs to the program: which of them are there."""
+    return tuple(x is None for x in value) if isinstance(value, tuple) else value
