@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_every_fence_of_code_is_one_that_runs():
         opened = re.findall(r"^[ \t]*```+[ \t]*(\w+)", page.read_text(), re.MULTILINE)
         assert set(opened) <= {"python", "bash", "text"}, page
         assert opened.count("python") == len(list(blocks(page))), page
+
+
+def test_the_reference_has_every_public_name():
+    found = runpy.run_path(str(ROOT / ".ci" / "api_pages.py"))["pages"]()
+    for name, text in found.items():
+        assert (ROOT / "docs" / "api" / f"{name}.md").read_text() == text, "run `make reference`"
 
 
 def documented() -> list[doctest.DocTest]:
