@@ -40,6 +40,14 @@ def test_layers_run_and_agree():
     assert row.count("|") == 9
 
 
+def test_load_runs():
+    command = [sys.executable, str(ROOT / "benchmarks" / "load.py"), *"--mb 1 --repeats 1 --only jm --markdown".split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("|") > 10
+
+
 @pytest.mark.parametrize("case", memory.CASES)
 def test_a_training_step_needs_the_memory_of_the_hand_written_one(case):
     # optax's Adam raises a Python float to the power of an int32 count.

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.fill import Placement, aligned_empty
 from .checksum import Checksum
-from .checksum import _processors as processors
+from .checksum import processors
 from .errors import FileFormatError
 
 __all__ = ["ArrayFile", "FileArray", "to_jax"]

@@ -55,7 +55,7 @@ class Checksum:
         buffer, crc = memoryview(bytearray(min(self.size, 8 * _PER_THREAD))), 0
         for start in range(0, self.size, len(buffer) or 1):
             part = buffer[: self.size - start]
-            crc = _combine(crc, _read(file, self.offset + start, part), len(part))
+            crc = combine(crc, _read(file, self.offset + start, part), len(part))
         self._compare(file, crc)
 
     def _compare(self, file: _File, crc: int) -> None:
@@ -69,7 +69,7 @@ class Checksum:
 
 def _read(file: _File, offset: int, buffer: memoryview) -> int:
     """Fill `buffer` and take its CRC-32; zlib's takes longer than the copy, so large buffers are shared out."""
-    threads = min(_MAX_THREADS, _processors(), len(buffer) // _PER_THREAD)
+    threads = min(_MAX_THREADS, processors(), len(buffer) // _PER_THREAD)
     if threads < 2:
         return _read_part(file, offset, buffer)
     size = -(-len(buffer) // threads)
@@ -78,7 +78,7 @@ def _read(file: _File, offset: int, buffer: memoryview) -> int:
         sums = list(pool.map(lambda i: _read_part(file, offset + i * size, parts[i]), range(len(parts))))
     crc = 0
     for part, one in zip(parts, sums, strict=True):
-        crc = _combine(crc, one, len(part))
+        crc = combine(crc, one, len(part))
     return crc
 
 
@@ -91,13 +91,13 @@ def _read_part(file: _File, offset: int, buffer: memoryview) -> int:
     return crc
 
 
-def _processors() -> int:
+def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _combine(first: int, second: int, size: int) -> int:
+def combine(first: int, second: int, size: int) -> int:
     """The CRC-32 of two runs on end, from that of each; the second has `size` bytes.
 
     Appending zeros to a run is a linear map of its CRC over the integers modulo 2, so that map's powers of two are

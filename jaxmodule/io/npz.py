@@ -30,8 +30,7 @@ from ..core.fill import aligned_empty
 from .array_file import ArrayFile, FileArray
 from .atomic import Replacing
 from .checks import brief, byte_count, read_json
-from .checksum import Checksum
-from .checksum import _combine as combine
+from .checksum import Checksum, combine
 from .errors import FileFormatError
 from .safetensors import host_bytes, is_torch, to_numpy
 
