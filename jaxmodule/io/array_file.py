@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from ..core.fill import Placement, aligned_empty
-from .checksum import Checksum
-from .checksum import processors
+from .checksum import Checksum, processors
 from .errors import FileFormatError
 
 __all__ = ["ArrayFile", "FileArray", "to_jax"]
