@@ -210,7 +210,7 @@ class RuleOptimizer(OptimizerBase):
             for i, name in enumerate(self._trees[index].names):
                 row = given.get(name, {}).get(slot, value[i])
                 row = row if isinstance(row, jax.Array) else np.array(row)  # a copy: torch writes into its own
-                rows.append(jnp.asarray(row).astype(value.dtype).reshape(()))
+                rows.append(jnp.array(row).astype(value.dtype).reshape(()))
             joined[slot] = jnp.stack(rows)
         return joined
 

@@ -75,4 +75,4 @@ def array_of(value: Any) -> Any:
         return value
     tensor = value.detach().cpu().resolve_conj()
     half = tensor.is_floating_point() and tensor.element_size() < 4  # numpy has no bfloat16
-    return (tensor.float() if half else tensor).numpy()
+    return (tensor.float() if half else tensor).numpy().copy()
