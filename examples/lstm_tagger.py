@@ -33,7 +33,7 @@ KINDS = ("space", "comment", "string", "keyword", "name", "number", "operator")
 COLOURS = ("lightgray", "tab:green", "tab:orange", "tab:purple", "black", "tab:blue", "tab:brown")
 LONGEST = 80  # characters; longer lines are left out
 NONE = -100  # the kind of what is behind a line's end: cross_entropy ignores it
-GPU = "on a GPU: --width 512 --layers 2 --batch 512 --lines 100000 --steps 5000"
+GPU = "on a GPU: --width 512 --layers 2 --batch 512 --lines 80000 --steps 5000"
 NOT_THE_RUN = ("out", "fresh")  # options that may change when it goes on
 
 
@@ -231,11 +231,11 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the split, the weights, the batches and dropout (default 0)")
     add("--out", type=Path, default=Path("out/lstm_tagger"), help="folder for checkpoints, weights and figure")
     add("--fresh", action="store_true", help="begin again, though there are checkpoints")
-    add("--lines", type=int, default=20_000, help="lines to train on; a tenth as many are held out (default 20,000)")
-    add("--steps", type=int, default=800, help="batches to train on (default 800)")
+    add("--lines", type=int, default=50_000, help="lines to train on; a tenth as many are held out (default 50,000)")
+    add("--steps", type=int, default=1200, help="batches to train on (default 1200)")
     add("--every", type=int, default=100, help="steps between checkpoints (default 100)")
     add("--batch", type=int, default=64, help="lines in a batch (default 64)")
-    add("--lr", type=float, default=5e-3, help="learning rate (default 0.005)")
+    add("--lr", type=float, default=3e-3, help="learning rate (default 0.003)")
     add("--width", type=int, default=64, help="of the LSTM, in each direction (default 64)")
     add("--layers", type=int, default=1, help="of the LSTM (default 1)")
     options = parser.parse_args()

@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, width // 4, 3, padding=1)
         self.conv2 = nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1)
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(0.2)
         self.head = nn.Linear(width // 2 * 4 * 4, 2 * latent)
 
     def forward(self, x):  # (N, 1, 8, 8) shares of black → mean and log variance of the codes, (N, latent) each
@@ -55,6 +55,7 @@ class VAE(nn.Module):
             nn.SiLU(),
             nn.Linear(width, width // 2 * 4 * 4),
             nn.SiLU(),
+            nn.Dropout(0.1),
             nn.Unflatten(1, (width // 2, 4, 4)),
             nn.ConvTranspose2d(width // 2, width // 4, 4, stride=2, padding=1),
             nn.SiLU(),
@@ -121,7 +122,7 @@ def resume(folder: Path, run: dict[str, str], **state) -> tuple[int, dict[str, l
 
 
 def train(model, train_set, held_out, options) -> dict[str, list[float]]:
-    optimizer = jm.optim.AdamW(model.parameters(), lr=options.lr)
+    optimizer = jm.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.1)
     state = {"model": model, "optimizer": optimizer}
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     start, history = resume(options.out / "checkpoints", run, **state)

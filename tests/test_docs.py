@@ -25,7 +25,7 @@ ORACLE = importlib.util.find_spec("torch") is not None
 
 def can_run(text: str) -> bool:
     """Where torch isn't installed, what imports it is left out: the other run of CI has it."""
-    return ORACLE or "import torch" not in text
+    return ORACLE or not re.search(r"^\W*(import .*\btorch\b|from torch\b)", text, re.MULTILINE)
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

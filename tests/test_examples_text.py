@@ -214,6 +214,9 @@ def test_lstm_tagger_learns(tmp_path):
 
 
 @pytest.mark.parametrize("script", TINY)
-def test_help_names_the_options_and_what_to_change_for_a_gpu(script):
-    output = run(script, "--help")
-    assert all(option in output for option in ("--seed", "--steps", "--out", "--fresh", "on a GPU"))
+def test_help_names_the_options_and_what_to_change_for_a_gpu(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    output = capsys.readouterr().out
+    assert all(option in output for option in ("--seed", "--every", "--out", "--fresh", "on a GPU"))

@@ -66,6 +66,29 @@ def test_a_hook_added_after_compilation_is_seen() -> None:
     assert len(traces) == 2
 
 
+def test_hooks_of_the_process_run_for_every_optimizer() -> None:
+    from jaxmodule.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    (_, one), (_, other), seen, traces = pair(), pair(), [], []
+
+    @jm.jit
+    def step(optimizer: Any) -> None:
+        traces.append(1)
+        optimizer.step(GRADS)
+
+    step(one)
+    with (
+        register_optimizer_step_pre_hook(lambda o, args, kwargs: seen.append("pre")),
+        register_optimizer_step_post_hook(lambda o, args, kwargs: seen.append("post")),
+    ):
+        step(one)
+        other.step(GRADS)
+    assert seen == ["pre", "post"] * 2
+    assert len(traces) == 2
+    step(one)
+    assert (len(seen), len(traces)) == (4, 2)
+
+
 def test_state_dict_hooks() -> None:
     _, optimizer = pair()
     calls: list[str] = []

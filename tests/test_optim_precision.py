@@ -38,17 +38,16 @@ def matrix(dtype: Any = jnp.bfloat16) -> nn.Parameter:
 
 # -- what moments are kept in -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("parameter", "state_dtype", "expected"),
+    ("kind", "parameter", "state_dtype", "expected"),
     [
-        (jnp.bfloat16, None, jnp.float32),
-        (jnp.float16, None, jnp.float32),
-        (jnp.float32, None, jnp.float32),
-        (jnp.bfloat16, "param", jnp.bfloat16),
-        (jnp.float32, jnp.bfloat16, jnp.bfloat16),
-        (jnp.bfloat16, "float32", jnp.float32),
+        *((kind, jnp.bfloat16, None, jnp.float32) for kind in RULES),
+        ("Adam", jnp.float16, None, jnp.float32),
+        ("Adam", jnp.float32, None, jnp.float32),
+        ("Adafactor", jnp.bfloat16, "param", jnp.bfloat16),
+        ("NAdam", jnp.float32, jnp.bfloat16, jnp.bfloat16),
+        ("Muon", jnp.bfloat16, "float32", jnp.float32),
     ],
 )
-@each_rule
 def test_moments_are_in_float32_unless_told_otherwise(
     kind: str, parameter: Any, state_dtype: Any, expected: Any
 ) -> None:
@@ -236,3 +235,14 @@ def test_a_schedule_from_the_start_sets_the_first_step_s_size(kind: str) -> None
         for _ in range(3):
             optimizer.step({"0": jnp.ones((3, 4))})
     np.testing.assert_array_equal(p, q)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999, 0.99999])
+def test_radams_length_of_the_average_has_float32s_digits(beta: float) -> None:
+    """As the difference that it is defined by, it would have three."""
+    from jaxmodule.optim.radam import _rho
+
+    t = np.array([1, 2, 5, 6, 7, 20, 100, 499, 501, 3000, 49999, 50001, 10**6], np.float64)
+    exact = 2 / (1 - beta) - 1 - 2 * t * beta**t / -np.expm1(t * np.log(beta))
+    h = {"log2": jnp.float32(np.log(beta)), "rho_inf": jnp.float32(2 / (1 - beta) - 1)}
+    np.testing.assert_allclose([_rho(jnp.float32(n), h) for n in t], exact, rtol=2e-6)

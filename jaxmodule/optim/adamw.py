@@ -1,7 +1,7 @@
 """AdamW with torch's arguments and defaults."""
 
 from .adam import Adam
-from .optimizer import Groups
+from .given import Groups
 from .rule import StateDtype
 
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from ..core.context import process_keys
 from ..core.registry import Registry, RemovableHandle
 
 P = ParamSpec("P")
@@ -18,6 +19,12 @@ KINDS = (
     "_optimizer_load_state_dict_pre_hooks",
     "_optimizer_load_state_dict_post_hooks",
 )
+
+
+#: The step hooks of the process.
+GLOBAL: dict[str, Registry] = {kind: Registry(watched=True) for kind in KINDS[:2]}
+
+process_keys.append(lambda: tuple(tuple(hooks) for hooks in GLOBAL.values()) if any(GLOBAL.values()) else None)
 
 
 class StepPreHook(Protocol):
@@ -98,6 +105,16 @@ class Hooked:
         return state_dict[0] if state_dict else None
 
 
+def register_optimizer_step_pre_hook(hook: StepPreHook) -> RemovableHandle:
+    """Call `hook(optimizer, args, kwargs)` before each step of every optimizer; it may return new `(args, kwargs)`."""
+    return RemovableHandle.add(GLOBAL["_optimizer_step_pre_hooks"], hook)
+
+
+def register_optimizer_step_post_hook(hook: StepPostHook) -> RemovableHandle:
+    """Call `hook(optimizer, args, kwargs)` after each step of every optimizer."""
+    return RemovableHandle.add(GLOBAL["_optimizer_step_post_hooks"], hook)
+
+
 def step_with_hooks(step: Callable[P, R]) -> Callable[P, R]:
     """Decorate a `step` method so that hooks run before and after it."""
 
@@ -105,7 +122,7 @@ def step_with_hooks(step: Callable[P, R]) -> Callable[P, R]:
     def call(*given: P.args, **kwargs: P.kwargs) -> R:
         args: Any = given
         own = args[0]
-        for hook in tuple(own._optimizer_step_pre_hooks.values()):
+        for hook in (*GLOBAL[KINDS[0]].values(), *own._optimizer_step_pre_hooks.values()):
             result = hook(own, args, kwargs)
             if result is not None:
                 if not isinstance(result, tuple) or len(result) != 2:
@@ -115,7 +132,7 @@ def step_with_hooks(step: Callable[P, R]) -> Callable[P, R]:
                     )
                 args, kwargs = result
         out = step(*args, **kwargs)
-        for hook in tuple(own._optimizer_step_post_hooks.values()):
+        for hook in (*own._optimizer_step_post_hooks.values(), *GLOBAL[KINDS[1]].values()):
             hook(own, args, kwargs)
         return out
 

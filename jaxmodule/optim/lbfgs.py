@@ -10,10 +10,12 @@ import numpy as np
 from ..core.context import Tracer, tls
 from ..core.errors import StateError
 from ..core.parameter import Parameter
+from .given import Groups
 from .group import ParamGroup
 from .hooks import step_with_hooks
-from .optimizer import Groups, OptimizerBase, Trees, matching
+from .optimizer import OptimizerBase, Trees
 from .rule import check_lr
+from .saved import matching
 from .wolfe import Point, strong_wolfe
 
 

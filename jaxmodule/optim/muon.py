@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..core.parameter import Parameter
+from .given import Groups
 from .group import ParamGroup
-from .optimizer import Groups
 from .rule import RuleOptimizer, StateDtype, check_lr
 
 ADJUSTMENTS = (None, "original", "match_rms_adamw")

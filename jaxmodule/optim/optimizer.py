@@ -1,13 +1,10 @@
 """`Optimizer`: torch's optimizer interface over an optax transformation, and the base of the named ones."""
 
-import warnings
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..core.box import Box, Slot, unbox
 from ..core.device import abstract_names
@@ -16,12 +13,19 @@ from ..core.parameter import Parameter, ParamName
 from ..core.registry import Registry
 from ..core.state import Stateful
 from ..nn.module import Module
+from .given import Groups, as_groups, pairs_of, unique
 from .group import ParamGroup
-from .hooks import KINDS, Hooked, step_with_hooks
+from .hooks import (
+    KINDS,
+    Hooked,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+    step_with_hooks,
+)
 from .injected import Injected
-from .torch_state import from_torch, is_torch, to_torch
+from .saved import Saved
 
-Groups = Any  # parameters, (name, parameter) pairs, or dicts of torch's form
+__all__ = ["Optimizer", "register_optimizer_step_post_hook", "register_optimizer_step_pre_hook"]
 
 
 class Trees(NamedTuple):
@@ -33,7 +37,7 @@ class Trees(NamedTuple):
     boxes: tuple[str, ...]
 
 
-class OptimizerBase(Hooked, Stateful):
+class OptimizerBase(Saved, Hooked, Stateful):
     """What all optimizers share: groups, names, `step`, `zero_grad`, `state_dict`.
 
     Its state (moments, counters) and the parameters it moves are in boxes, so that `jm.jit` carries them. A subclass
@@ -59,7 +63,7 @@ class OptimizerBase(Hooked, Stateful):
                 f"params argument given to the optimizer should be an iterable of Parameters or dicts, but got "
                 f"{type(params).__name__}" + (": pass model.parameters()" if isinstance(params, Module) else "")
             )
-        for group in _as_groups(params):
+        for group in as_groups(params):
             self.add_param_group(group)
 
     # -- groups ---------------------------------------------------------------------------------------------------
@@ -76,7 +80,7 @@ class OptimizerBase(Hooked, Stateful):
         if not isinstance(param_group, Mapping):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         items = dict(param_group)
-        named = _named(items.pop("params"))
+        named = pairs_of(items.pop("params"))
         items = {**self.defaults, **items}
         self._validate(items)
         known = set(self._params.values())
@@ -88,7 +92,7 @@ class OptimizerBase(Hooked, Stateful):
         self._check_parameters(named)
         names = []
         for name, box in named:
-            name = _unique(name or str(len(self._params)), self._params)
+            name = unique(name or str(len(self._params)), self._params)
             self._params[name] = box
             names.append(name)
         group = ParamGroup({**items, "params": [box for _, box in named], "names": names}, self._numbers, self._gates)
@@ -254,153 +258,6 @@ class OptimizerBase(Hooked, Stateful):
             if box.grad is not None:
                 box.grad = None if set_to_none else jnp.zeros_like(box.grad)
 
-    # -- files ----------------------------------------------------------------------------------------------------
-    @property
-    def state(self) -> dict[str, dict[str, Any]]:
-        """The state by parameter name: `{"fc.weight": {"step": …}}`; what is no parameter's is under ""."""
-        found: dict[str, dict[str, Any]] = defaultdict(dict)
-        for index in range(len(self.param_groups)):
-            self._split_state(index, self._state_of(index), found)
-        return dict(found)
-
-    def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
-        for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-            owner = next((k.key for k in path if getattr(k, "key", None) in self._params), "")
-            rest = [k for k in path if getattr(k, "key", None) != owner] if owner else list(path)
-            found[owner][f"{index}{jax.tree_util.keystr(tuple(rest))}"] = leaf
-
-    def _join_state(self, index: int, state: Any, given: Mapping[str, Mapping[str, Any]]) -> Any:
-        """The state of a group with the leaves that `given` has; the inverse of `_split_state`."""
-        paths, tree = jax.tree_util.tree_flatten_with_path(state)
-        leaves = []
-        for path, leaf in paths:
-            owner = next((k.key for k in path if getattr(k, "key", None) in self._params), "")
-            rest = [k for k in path if getattr(k, "key", None) != owner] if owner else list(path)
-            name = f"{index}{jax.tree_util.keystr(tuple(rest))}"
-            leaves.append(matching(given[owner][name], leaf, owner) if name in given.get(owner, {}) else leaf)
-        return tree.unflatten(leaves)
-
-    def state_dict(self) -> dict[str, Any]:
-        """`{"state": {parameter name: {…}}, "param_groups": [{…, "params": [names]}]}`, of arrays and plain values."""
-        self._run_hooks("_optimizer_state_dict_pre_hooks")
-        groups = []
-        for group in self.param_groups:
-            plain = {key: group[key] for key in group if key not in ("params", "names")}
-            groups.append({**plain, "params": list(group["names"])})
-        return self._run_hooks("_optimizer_state_dict_post_hooks", {"state": self.state, "param_groups": groups})
-
-    def torch_state_dict(self, convert: Callable[[np.ndarray], Any] = np.asarray) -> dict[str, Any]:
-        """The state as `torch.optim` keeps it: keyed by the index of the parameter, with torch's slot names.
-
-        Args:
-            convert: makes the arrays what is wanted: `torch.from_numpy` for `load_state_dict` of a torch optimizer.
-                (`jm.save(optimizer.torch_state_dict(), "optimizer.pt")` writes what `torch.load` reads as tensors.)
-
-        Raises:
-            TypeError: an optimizer over optax, which torch has none of.
-
-        Example:
-            >>> import jaxmodule as jm
-            >>> from jaxmodule import nn
-            >>> optimizer = jm.optim.AdamW(nn.Linear(2, 2).parameters())
-            >>> optimizer.torch_state_dict()["param_groups"][0]["params"]
-            [0, 1]
-        """
-        return to_torch(self, convert)
-
-    def _from_torch(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """Torch's state of one parameter as this optimizer keeps it."""
-        raise TypeError(f"torch has no {type(self).__name__} like this one: only states of named optimizers convert")
-
-    def _to_torch(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The inverse of `_from_torch`; empty where torch has no state yet."""
-        return self._from_torch(entry)
-
-    def _completed(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A state to be loaded with what can be told from the parameters, where it lacks that."""
-        return given
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave, or a torch optimizer's. A load that raises has changed nothing.
-
-        Args:
-            state_dict: from `state_dict`; or from `torch.optim`, keyed by index, as `jm.load("optimizer.pt")` reads it
-                or as torch has it: its parameters are those of the groups in their order.
-
-        Raises:
-            ValueError: the groups or the parameters' names or shapes differ.
-        """
-        state_dict = self._run_hooks("_optimizer_load_state_dict_pre_hooks", dict(state_dict))
-        if is_torch(state_dict):
-            state_dict = from_torch(self, state_dict)
-        groups = state_dict["param_groups"]
-        given = self._completed(state_dict["state"])
-        if len(groups) != len(self.param_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        for saved, group in zip(groups, self.param_groups, strict=True):
-            if list(saved["params"]) != list(group["names"]):
-                raise ValueError(
-                    "loaded state dict contains a parameter group that doesn't match the optimizer's group: it has "
-                    f"{list(saved['params'])[:5]}, the optimizer {list(group['names'])[:5]}"
-                )
-        unknown = [name for name in given if name and name not in self._params]
-        if unknown:
-            raise ValueError(
-                f"loaded state dict has state of parameters that the optimizer doesn't have: {unknown[:5]}"
-            )
-        before = self._snapshot()
-        try:
-            for index, (saved, group) in enumerate(zip(groups, self.param_groups, strict=True)):
-                group.update(
-                    {k: tuple(v) if type(v) is list else v for k, v in saved.items() if k not in ("params", "names")}
-                )
-                self._ensure_state(index, also=given)
-            self._check_state(given)
-            joined = [self._join_state(index, self._base_of(index, given), given) for index in range(len(groups))]
-        except Exception:
-            self._restore(before)
-            raise
-        for index, state in enumerate(joined):
-            for box, leaf in zip(self._group_state(index)[0], jax.tree.leaves(state), strict=True):
-                box.value = leaf
-        self._run_hooks("_optimizer_load_state_dict_post_hooks")
-
-    def _base_of(self, index: int, given: Container[str]) -> Any:
-        """What a loaded state is filled up from: that of a parameter which `given` does not have begins anew."""
-        names = self._trees[index].names
-        if all(name in given for name in names):
-            return self._state_of(index)
-        return self._init(self.param_groups[index], {name: self._params[name].value for name in names})
-
-    def _snapshot(self) -> Any:
-        """All that a load or a step changes of this object, for `_restore`; the parameters apart."""
-        values = {name: (box, box.value) for name, box in self._state.items()}
-        return values, list(self._trees.items()), [dict(group.items()) for group in self.param_groups]
-
-    def _restore(self, before: Any) -> None:
-        """Go back to what `_snapshot` has seen."""
-        values, trees, groups = before
-        self._state.reorder([(name, box) for name, (box, _) in values.items()])
-        self._trees.reorder(trees)
-        for group, old in zip(self.param_groups, groups, strict=True):
-            group.restore(old)
-        for box, value in values.values():
-            if box.value is not value:
-                box.value = value
-
-    def _state_of(self, index: int) -> Any:
-        boxes, tree = self._group_state(index)
-        return tree.unflatten([box.value for box in boxes])
-
-    def _check_state(self, given: Mapping[str, Mapping[str, Any]]) -> None:
-        own = self.state
-        for name, entries in given.items():
-            needed = own.get(name, {})
-            if entries.keys() != needed.keys():
-                raise ValueError(
-                    f"loaded state of {name!r} has {sorted(entries)}, {type(self).__name__} needs {sorted(needed)}"
-                )
-
     # -- copies ---------------------------------------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:
         # A treedef can't be pickled with optax's node types in it; a tree of its kind can.
@@ -432,55 +289,6 @@ class OptimizerBase(Hooked, Stateful):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "names")]
         return "\n".join([*lines, ")"])
-
-
-def matching(value: Any, like: Any, owner: str) -> Any:
-    """`value` as the state of `owner` in the dtype and place of `like`; ValueError if the shapes differ."""
-    value = unbox(value)
-    shape = getattr(value, "shape", None)
-    if shape != like.shape:
-        raise ValueError(f"loaded state of {owner!r} has shape {shape}, the parameter needs {like.shape}")
-    if not isinstance(value, jax.Array):
-        host = value.read() if hasattr(value, "read") else np.array(value)  # memory of its own: JAX takes it over
-        value = jax.device_put(host.astype(like.dtype, copy=False))
-    value = value.astype(like.dtype)
-    elsewhere = getattr(like, "committed", False) and value.sharding != like.sharding
-    return jax.device_put(value, like.sharding) if elsewhere else value
-
-
-def _as_groups(params: Any) -> list[Any]:
-    """Torch's forms of `params` as a list of group dicts."""
-    given = list(params.named() if hasattr(params, "named") else params)
-    if not given:
-        raise ValueError("optimizer got an empty parameter list")
-    return given if isinstance(given[0], Mapping) else [{"params": given}]
-
-
-def _named(params: Any) -> list[tuple[str, Parameter]]:
-    """(name, parameter) pairs of a group, each parameter once; "" where no name is known."""
-    if isinstance(params, set):
-        raise TypeError(
-            "optimizer parameters need to be organized in ordered collections; use a list instead of a set."
-        )
-    if isinstance(params, Parameter):
-        params = [params]
-    found: dict[Parameter, str] = {}
-    for item in params.named() if hasattr(params, "named") else params:
-        name, box = item if isinstance(item, tuple) else (getattr(item, "name_hint", ""), item)
-        if not isinstance(box, Parameter):
-            raise TypeError(f"optimizer can only optimize Parameters, but one of the params is {type(box).__name__}")
-        if box in found:
-            warnings.warn("optimizer contains a parameter group with duplicate parameters", UserWarning, stacklevel=4)
-        found.setdefault(box, str(name))
-    return [(name, box) for box, name in found.items()]
-
-
-def _unique(name: str, taken: Iterable[str]) -> str:
-    candidate, n = name, 0
-    while candidate in taken:
-        n += 1
-        candidate = f"{name}#{n}"
-    return candidate
 
 
 class Optimizer(OptimizerBase):

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.parameter import Parameter
+from .given import Groups
 from .group import HINTS, ParamGroup
-from .optimizer import Groups, OptimizerBase, Trees, matching
+from .optimizer import OptimizerBase, Trees
+from .saved import matching
 
 StateDtype = Any | Literal["param"] | None
 
@@ -210,7 +212,7 @@ class RuleOptimizer(OptimizerBase):
             for i, name in enumerate(self._trees[index].names):
                 row = given.get(name, {}).get(slot, value[i])
                 row = row if isinstance(row, jax.Array) else np.array(row)  # a copy: torch writes into its own
-                rows.append(jnp.array(row).astype(value.dtype).reshape(()))
+                rows.append(jnp.asarray(row).astype(value.dtype).reshape(()))
             joined[slot] = jnp.stack(rows)
         return joined
 

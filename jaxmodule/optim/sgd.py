@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .given import Groups
 from .group import ParamGroup
-from .optimizer import Groups
 from .rule import RuleOptimizer, StateDtype, check, check_lr, decayed, hints
 
 

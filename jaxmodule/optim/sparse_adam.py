@@ -1,6 +1,6 @@
 """`SparseAdam`, which JAX has no gradients for."""
 
-from .optimizer import Groups
+from .given import Groups
 
 
 class SparseAdam:

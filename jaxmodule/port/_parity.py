@@ -69,7 +69,7 @@ def parity(
         TypeError: the models are not a torch and a jaxmodule Module.
 
     Example:
-        >>> import numpy as np, torch
+        >>> import torch
         >>> from jaxmodule import nn, port
         >>> theirs = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.GELU())
         >>> x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(4, 3)
@@ -112,7 +112,7 @@ def assert_parity(torch_model: Any, jax_model: Module, *inputs: Any, **options: 
         AssertionError: something differs; the message names the first module that does, and why it probably does.
 
     Example:
-        >>> import numpy as np, torch
+        >>> import torch
         >>> from jaxmodule import nn, port
         >>> report = port.assert_parity(torch.nn.Linear(3, 2), nn.Linear(3, 2), np.ones((4, 3), np.float32))
         >>> [row.title for row in report.rows]

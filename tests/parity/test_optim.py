@@ -118,7 +118,10 @@ def compare(ours: Any, theirs: Any, rtol: float = 1e-5) -> None:
 LAST = {name: (name, kwargs) for name, kwargs in GRID}
 WAYS = [
     *((name, kwargs, "jm.jit") for name, kwargs in GRID),
-    *((*LAST[name], "step()") for name in NAMES),
+    *(
+        pytest.param(*LAST[name], "step()", marks=[] if name in ("SGD", "AdamW", "Adafactor") else pytest.mark.slow)
+        for name in NAMES
+    ),
     *((*LAST[name], how) for name in ("SGD", "AdamW", "NAdam") for how in ("step(grads)", "jm.jit, donated")),
 ]
 

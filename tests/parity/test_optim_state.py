@@ -77,9 +77,10 @@ def compare(ours: Any, theirs: Any, name: str) -> None:
 
 
 each = pytest.mark.parametrize(("name", "kwargs"), OPTIMIZERS, ids=str)
+through_memory_or_a_file = pytest.mark.parametrize("through", ["memory", pytest.param("file", marks=pytest.mark.slow)])
 
 
-@pytest.mark.parametrize("through", ["memory", "file"])
+@through_memory_or_a_file
 @each
 def test_a_torch_optimizer_goes_on_here(name: str, kwargs: dict[str, Any], through: str, tmp_path: Any) -> None:
     ours, theirs = models(name)
@@ -106,7 +107,7 @@ def test_a_torch_optimizer_goes_on_here(name: str, kwargs: dict[str, Any], throu
             assert_close(jnp.asarray(entry[slot], jnp.float32), value, 2e-2 if name == "Muon" else 1e-4, slot)
 
 
-@pytest.mark.parametrize("through", ["memory", "file"])
+@through_memory_or_a_file
 @each
 def test_an_optimizer_goes_on_in_torch(name: str, kwargs: dict[str, Any], through: str, tmp_path: Any) -> None:
     ours, theirs = models(name)
@@ -128,6 +129,27 @@ def test_an_optimizer_goes_on_in_torch(name: str, kwargs: dict[str, Any], throug
     for model, each in ((theirs, reference), (ours, optimizer)):
         step(model, each, 6, first=count)
     compare(ours, theirs, name)
+
+
+@pytest.mark.parametrize("into", ["here", "torch"])
+def test_states_go_through_files(into: str, tmp_path: Any) -> None:
+    """One of the sweep above, in every run."""
+    name, kwargs = "ASGD", {"t0": 2, "lambd": 0.01}
+    test = test_a_torch_optimizer_goes_on_here if into == "here" else test_an_optimizer_goes_on_in_torch
+    test(name, kwargs, "file", tmp_path)
+
+
+def test_what_torch_has_given_is_copied() -> None:
+    """Torch writes into its tensors at its next step."""
+    ours, theirs = models("Adam")
+    reference = optimizer_of(torch.optim, "Adam", theirs, {})
+    step(theirs, reference, 3)
+    optimizer = optimizer_of(jm.optim, "Adam", ours, {})
+    optimizer.load_state_dict(reference.state_dict())
+    before = {slot: np.array(value) for slot, value in optimizer.state["a"].items()}
+    step(theirs, reference, 3)
+    for slot, value in optimizer.state["a"].items():
+        np.testing.assert_array_equal(value, before[slot], err_msg=slot)
 
 
 def test_what_torch_is_given_is_a_copy() -> None:
