@@ -11,6 +11,7 @@ WORKERS ?= auto
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 DEMO_ARGS ?=
+EXAMPLES_ARGS ?=
 
 VENV ?= $(if $(JAX_VERSION),.venv-jax$(JAX_VERSION),.venv)
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-newest lint format format-check types doctest docs reference fuzz coverage wheel-check bench clean
+.PHONY: help demo examples test test-newest lint format format-check types doctest docs reference fuzz coverage wheel-check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -37,6 +38,10 @@ $(VENV)/.with-%: $(VENV)/.made pyproject.toml
 
 demo: $(VENV)/.with-examples  ## train the convolutional net of examples/digits.py on real images
 	$(BIN)/python examples/digits.py $(DEMO_ARGS)
+
+# finetune.py and port_pytorch.py begin with a model of PyTorch's: the extra of the tests has it.
+examples: $(VENV)/.with-test  ## run every example (about 15 minutes), write the table out/examples.md
+	$(BIN)/python examples/run_all.py $(EXAMPLES_ARGS)
 
 # Without a working torch tests/parity isn't collected; here that must be an error.
 test: $(VENV)/.with-test  ## the whole suite, with torch as the oracle

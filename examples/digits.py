@@ -3,16 +3,19 @@
     python examples/digits.py --out out/digits
 
 The data are the 1,797 digits of 8×8 pixels that ship inside scikit-learn; a fifth of them, with every digit in its
-proportion, is held out. Nothing is downloaded. The same seed gives the same weights, bit for bit.
+proportion, is held out. Nothing is downloaded. The same seed gives the same weights, bit for bit, also when the run is
+killed in the middle and the same command goes on from the last checkpoint.
 """
 
 import argparse
 import hashlib
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -20,8 +23,9 @@ import jaxmodule as jm
 from jaxmodule import nn
 from jaxmodule.nn import functional as F
 
-BATCH = 64
 KINDS = ("loss", "accuracy")
+GPU = "on a GPU: --width 128 --batch 256 --epochs 40"
+NOT_THE_RUN = ("out", "fresh")  # options that may change when it goes on
 
 
 class Block(nn.Module):
@@ -75,20 +79,39 @@ def load_data(seed: int):
     return (x_train, y_train), (x_val, y_val)
 
 
-def train(model, optimizer, train_set, val_set, epochs: int, seed: int) -> dict[str, list[float]]:
-    history = {f"{part} {kind}": [] for part in ("train", "val") for kind in KINDS}
+class Rate(ProgressColumn):
+    def render(self, task):
+        return Text("" if task.speed is None else f"{task.speed:.3g} steps/s")
+
+
+def resume(folder: Path, run: dict[str, str], **state) -> tuple[int, dict[str, list[float]]]:
+    """Load the last checkpoint, if there is one: the epochs it was made after, and the curves so far."""
+    try:
+        saved = jm.load_checkpoint(folder, generator=False)
+    except FileNotFoundError:
+        return 0, {f"{part} {kind}": [] for part in ("train", "val") for kind in KINDS}
+    if saved.extra["run"] != run:
+        raise SystemExit(f"{folder} is of another run, {saved.extra['run']}: choose another --out, or --fresh")
+    jm.load_checkpoint(folder, saved.step, **state)  # and the default generator, as it was
+    print(f"going on after epoch {saved.step} of {saved.path}")
+    return saved.step, saved.extra["history"]
+
+
+def train(model, train_set, val_set, options) -> dict[str, list[float]]:
+    optimizer = jm.optim.AdamW(model.parameters(), lr=options.lr)
+    state = {"model": model, "optimizer": optimizer}
+    run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
+    start, history = resume(options.out / "checkpoints", run, **state)
     x_train, y_train = train_set
-    shuffle = np.random.default_rng(seed)
-    steps = len(x_train) // BATCH  # the last, smaller batch is left out: one shape, one compilation
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    steps = len(x_train) // options.batch  # the last, smaller batch is left out: one shape, one compilation
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
-        task = progress.add_task("training", total=epochs * steps, status="compiling")
-        for epoch in range(epochs):
+        task = progress.add_task("training", total=options.epochs * steps, completed=start * steps, status="compiling")
+        for epoch in range(start, options.epochs):
             model.train()
-            order = shuffle.permutation(len(x_train))
+            order = np.random.default_rng((options.seed, epoch)).permutation(len(x_train))
             losses, accuracies = [], []
-            for step in range(steps):
-                batch = order[step * BATCH : (step + 1) * BATCH]
+            for batch in order[: steps * options.batch].reshape(steps, -1):
                 loss, accuracy = train_step(model, optimizer, x_train[batch], y_train[batch])
                 losses.append(float(loss))
                 accuracies.append(float(accuracy))
@@ -103,6 +126,9 @@ def train(model, optimizer, train_set, val_set, epochs: int, seed: int) -> dict[
             line = "loss {0:.3f} (held out {2:.3f})  accuracy {1:.3f} (held out {3:.3f})".format(*numbers)
             progress.console.print(f"epoch {epoch + 1:2d}  {line}", highlight=False)
             progress.update(task, status=f"held-out accuracy {numbers[3]:.3f}")
+            if (epoch + 1) % options.every == 0 or epoch + 1 == options.epochs:
+                extra = {"run": run, "history": history}
+                jm.save_checkpoint(options.out / "checkpoints", epoch + 1, **state, extra=extra, keep=2)
     return history
 
 
@@ -149,31 +175,38 @@ def fingerprint(model) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the split, the weights, the batches, dropout (default 0)"
-    )
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the training digits (default 15)")
-    parser.add_argument("--out", type=Path, default=Path("out/digits"), help="folder for the weights and the figure")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="of the split, the weights, the batches and dropout (default 0)")
+    add("--out", type=Path, default=Path("out/digits"), help="folder for checkpoints, weights and figure")
+    add("--fresh", action="store_true", help="begin again, though there are checkpoints")
+    add("--width", type=int, default=32, help="channels of the first convolution (default 32)")
+    add("--epochs", type=int, default=15, help="passes over the training digits (default 15)")
+    add("--every", type=int, default=5, help="epochs between checkpoints (default 5)")
+    add("--batch", type=int, default=64, help="digits in a batch (default 64)")
+    add("--lr", type=float, default=1e-3, help="learning rate (default 0.001)")
     options = parser.parse_args()
-    if options.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    options.out.mkdir(parents=True, exist_ok=True)
-
+    if min(options.width, options.epochs, options.every, options.batch) < 1:
+        parser.error("--width, --epochs, --every and --batch must be at least 1")
     train_set, (x_val, y_val) = load_data(options.seed)
+    if options.batch > len(train_set[0]):
+        parser.error(f"--batch: there are only {len(train_set[0])} digits to train on")
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
+
     jm.manual_seed(options.seed)
-    model = Net()
-    optimizer = jm.optim.AdamW(model.parameters(), lr=1e-3)
+    model = Net(options.width)
     print(model)
     print(f"{sum(p.size for p in model.parameters()):,} parameters, {len(train_set[0])} digits to train on")
 
-    history = train(model, optimizer, train_set, (x_val, y_val), options.epochs, options.seed)
+    history = train(model, train_set, (x_val, y_val), options)
+    model.eval()
     _, accuracy, logits = evaluate(model, x_val, y_val)
-    print(f"accuracy on the held-out fifth: {100 * float(accuracy):.2f}%")
 
     weights = options.out / "digits.safetensors"
     jm.save(model.state_dict(), weights)
-    reloaded = Net()
+    reloaded = Net(options.width)
     print(reloaded.load_state_dict(jm.load(weights)))
     reloaded.eval()
     _, _, reloaded_logits = evaluate(reloaded, x_val, y_val)
@@ -183,6 +216,7 @@ def main() -> None:
     plot(figure, history, x_val, y_val, logits)
     print(f"wrote {weights} and {figure}")
     print(f"sha256 of the weights: {fingerprint(reloaded)}")
+    print(f"final: accuracy {100 * float(accuracy):.2f} % on the held-out fifth")
 
 
 if __name__ == "__main__":

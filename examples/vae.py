@@ -214,11 +214,13 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.epochs, options.every, options.latent, options.batch) < 1 or options.width < 4:
         parser.error("--epochs, --every, --latent and --batch must be at least 1, --width 4")
+    train_set, held_out = load_data(options.seed)
+    if options.batch > len(train_set):
+        parser.error(f"--batch: there are only {len(train_set)} digits to train on")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.fresh:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
 
-    train_set, held_out = load_data(options.seed)
     jm.manual_seed(options.seed)
     model = VAE(options.width, options.latent)
     print(model)

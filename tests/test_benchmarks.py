@@ -48,6 +48,34 @@ def test_load_runs():
     assert done.stdout.count("|") > 10
 
 
+@pytest.mark.parametrize("model", ["GPT", pytest.param("ResNet-18", marks=pytest.mark.slow)])
+def test_training_steps_agree(model):
+    """The script itself compares the losses of five steps."""
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "training.py"),
+        "--repeats",
+        "1",
+        "--rows",
+        "2",
+        "--models",
+        model,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("×") >= 2
+
+
+@pytest.mark.slow
+def test_models_that_are_constructed_have_all_parameters():
+    """The script itself counts them."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "construct.py"), "--repeats", "1", "--sides", "jm meta", "nnx"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("case", memory.CASES)
 def test_a_training_step_needs_the_memory_of_the_hand_written_one(case):
     # optax's Adam raises a Python float to the power of an int32 count.

@@ -1,4 +1,4 @@
-"""The scripts of the ensemble and the autoencoder, with tiny settings: they run, repeat, and go on after a kill."""
+"""The scripts on numbers and small images, with tiny settings: they run, repeat, and go on after a kill."""
 
 import re
 import runpy
@@ -16,6 +16,7 @@ from tests.test_examples_text import as_a_script, files_of, final, killed_and_re
 
 TINY = {
     "ensemble.py": "--members 3 --width 8 --points 16 --batch 8".split(),
+    "digits.py": "--width 4 --batch 256".split(),
     "vae.py": "--width 8 --latent 2 --batch 256".split(),
 }
 
@@ -107,6 +108,14 @@ def test_ensemble_is_better_than_its_members(tmp_path):
     apart = re.search(r"differ by σ = (\d\.\d+) where there are data, (\d\.\d+) in the gap", output)
     assert apart, output
     assert float(apart[2]) > 2 * float(apart[1])
+
+
+# -- digits.py ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_digits_goes_on_after_a_kill(tmp_path):
+    killed_and_resumed("digits.py", TINY["digits.py"], tmp_path, steps=100)
 
 
 # -- vae.py ------------------------------------------------------------------------------------------------------------

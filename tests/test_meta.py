@@ -339,6 +339,16 @@ def test_uses_that_need_values(use, who):
     assert "0.weight, " in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["a.safetensors", "a.pt", "a.npz", "a.msgpack", "folder/"])
+def test_saving_what_has_no_values(file, tmp_path):
+    with jm.device("meta"):
+        model = nn.Linear(3, 2, bias=False)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(jm.AbstractError, match="was to be written .*only a shape and a dtype.*: weight"):
+        jm.save(model.state_dict(), tmp_path / file)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_only_what_is_abstract_is_named():
     model = small()
     model[0].load_state_dict(nn.Linear(3, 4).state_dict())

@@ -4,6 +4,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
+from ..core.box import Box
+from ..core.errors import AbstractError
 from ..core.fill import Placement
 from . import safetensors
 from .array_file import FileArray, to_jax
@@ -60,6 +64,7 @@ def save(
     Raises:
         FileFormatError: for a name that tells no format, and no `format`.
         TypeError: for a value that the format does not have.
+        AbstractError: for a model that has no values yet (`jm.device("meta")`).
         ValueError: for an argument that the format has no use for.
         OSError: the disk is full, the folder may not be written to.
 
@@ -82,6 +87,11 @@ def save(
         raise TypeError(
             f"{name!r}: the format {kind!r} holds a dict of names and arrays, not a {type(obj).__name__}{hint}"
         )
+    if isinstance(obj, Mapping):
+        values = {str(key): value.value if isinstance(value, Box) else value for key, value in obj.items()}
+        abstract = [key for key, value in values.items() if isinstance(value, jax.ShapeDtypeStruct)]
+        if abstract:
+            raise AbstractError(abstract, f"{name!r} was to be written from a state dict")
     # Each format's reader is imported when it is needed: `import jaxmodule` pays for none.
     if kind == "safetensors":
         safetensors.write(obj, name, metadata)

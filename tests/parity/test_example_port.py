@@ -48,4 +48,5 @@ def test_it_ports_fine_tunes_and_gives_back(tmp_path):
     assert set(torch.load(tmp_path / "fine_tuned.pt", weights_only=True)) == set(
         torch.load(tmp_path / "original.pt", weights_only=True)["model"]
     )
+    assert "final: the port agrees with PyTorch, then accuracy " in told
     assert (tmp_path / "port.png").read_bytes().startswith(b"\x89PNG")
