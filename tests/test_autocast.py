@@ -2,8 +2,12 @@
 
 import copy
 import inspect
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -384,3 +388,25 @@ def test_the_precision_of_products_belongs_to_the_program():
         assert amp.get_float32_matmul_precision() == "medium"
     with pytest.raises(ValueError, match=r"one of .*'highest', 'medium'.*, got 'best'"):
         amp.set_float32_matmul_precision("best")
+
+
+def test_the_first_block_of_a_process_compiles_once():
+    code = """
+import jax.numpy as jnp
+import jaxmodule as jm
+
+traces = []
+
+@jm.jit
+def step(model, x):
+    traces.append(1)
+    with jm.autocast(jnp.bfloat16):
+        return model(x).mean()
+
+model, x = jm.nn.Linear(3, 2), jnp.ones((4, 3))
+for _ in range(3):
+    step(model, x)
+assert len(traces) == 1, len(traces)
+"""
+    root = str(Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})

@@ -115,6 +115,21 @@ def test_a_function_that_writes_in_place_is_told_to_return():
     AveragedModel(nn.Linear(3, 2), multi_avg_fn=get_ema_multi_avg_fn()).update_parameters(nn.Linear(3, 2))
 
 
+def test_update_bn_compiles_once_for_a_model():
+    traces = []
+
+    class Net(nn.BatchNorm1d):
+        def forward(self, x):
+            traces.append(1)
+            return super().forward(x)
+
+    first, second = Net(2), Net(2)
+    for _ in range(3):
+        for model in (first, second):
+            update_bn([jnp.ones((4, 2)), jnp.ones((4, 2))], model)
+    assert len(traces) == 2
+
+
 def test_update_bn_puts_everything_back():
     model = net()
     model[2].eval()

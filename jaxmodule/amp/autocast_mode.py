@@ -17,6 +17,9 @@ R = TypeVar("R")
 #: torch's names of devices, and JAX's: the lists in use, and the dtype where none is given.
 _DEVICES = {"cpu": ("cpu", jnp.bfloat16), "tpu": ("cuda", jnp.bfloat16), "xla": ("cuda", jnp.bfloat16)}
 _GPUS = ("cuda", "gpu", "rocm", "xpu", "mps")
+#: What makes JAX's own caches tell the blocks apart. It is there from the start: a context that is made while a program
+#: is traced changes what the program is known by, and it would be compiled a second time.
+_jax_context = jax.make_user_context(None)
 
 
 class autocast:  # torch's name
@@ -77,7 +80,7 @@ class autocast:  # torch's name
         self._outer: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> Self:
-        context = _jax_context()(self._mode)
+        context = _jax_context(self._mode)
         self._outer.append((tls.autocast, context))
         context.__enter__()
         set_ambient(autocast=self._mode)
@@ -102,12 +105,6 @@ class autocast:  # torch's name
                 return function(*args, **kwargs)
 
         return wrapper
-
-
-@functools.cache
-def _jax_context() -> Any:
-    """What makes JAX's own caches tell the blocks apart, made on first use."""
-    return jax.make_user_context(None)
 
 
 def _checked(dtype: Any) -> np.dtype:

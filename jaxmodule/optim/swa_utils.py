@@ -1,9 +1,10 @@
 """Averages of weights: `torch.optim.swa_utils`."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
     for module in norms:
         module.momentum = None
     traced = tls.overlay is not None or trace_state() is not None
-    forward = _forward if traced else jit(_forward)
+    forward = _forward if traced else _compiled.setdefault(model, jit(_forward))
     try:
         for batch in loader:
             batch = batch[0] if isinstance(batch, (list, tuple)) else batch
@@ -191,6 +192,10 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
 
 def _forward(model: Any, batch: Any) -> None:
     model(batch)
+
+
+#: One for each model: a second pass compiles nothing, and other models are no retraces.
+_compiled: WeakKeyDictionary[Module, Callable[[Any, Any], None]] = WeakKeyDictionary()
 
 
 class SWALR(LRScheduler):
