@@ -380,7 +380,9 @@ def test_html():
     assert "<details open>" in page
 
 
+# treescope looks through all of numpy for public names, the deprecated ones too.
 @pytest.mark.filterwarnings("ignore:The chararray class is deprecated")
+@pytest.mark.filterwarnings("ignore:numpy.core.* is deprecated:DeprecationWarning")
 def test_treescope_shows_modules_and_boxes():
     treescope = pytest.importorskip("treescope")
     model = Model()
