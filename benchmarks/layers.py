@@ -133,6 +133,24 @@ def convolutions() -> Iterator[Case]:
         )
 
 
+def in_a_loop() -> Iterator[Case]:
+    """Four convolutions as the steps of one scan, as in `jm.accumulate`: there XLA doesn't choose layouts itself."""
+
+    def steps(convolve: Callable[..., Any], xs: Any, w: Any) -> Any:
+        return lax.scan(lambda carry, x: (carry, convolve(x, w)), None, xs)[1]
+
+    for name in ("3x3, 16x128x16²", "3x3/2, 8x64x56² to 128"):
+        x, w, stride, padding, dilation, groups = CONVOLUTIONS[name]
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        yield Case(
+            f"conv {name}, four times in a scan",
+            [(4, *x), w],
+            functools.partial(steps, functools.partial(F.conv2d, **options)),
+            functools.partial(steps, functools.partial(by_xla, **options)),
+            lambda xs, w, o=options: torch.stack([TF.conv2d(x, w, **o) for x in xs]),
+        )
+
+
 def attention() -> Iterator[Case]:
     """In blocks, and, as the obvious spelling, with the whole matrix of scores."""
 
@@ -260,7 +278,7 @@ def resampling() -> Iterator[Case]:
 
 
 def cases() -> Iterator[Case]:
-    for family in (convolutions, attention, recurrent, pooling, losses_and_norms, resampling):
+    for family in (convolutions, in_a_loop, attention, recurrent, pooling, losses_and_norms, resampling):
         yield from family()
 
 

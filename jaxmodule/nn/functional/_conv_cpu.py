@@ -1,5 +1,7 @@
 """How convolutions are spelled on CPU, where XLA's own is slow (figures: benchmarks/layers.py).
 
+- One group in one or two dimensions: XLA's convolution, and its two gradients, with their arrays transposed to
+  channels last. Outside of loops XLA does that itself; in the body of a loop it doesn't, and is 10 to 30 times slower.
 - Depthwise: a sum over the kernel's taps of shifted slices times one number a channel. All of it is one loop.
 - Windows that don't overlap (1x1 kernels, patches): a matrix product.
 - Groups: XLA's convolution for some groups at a time. Several small groups are made into one with zeros in its weight:
@@ -7,7 +9,7 @@
   `vmap`), a sum over the taps of products of all groups: XLA's convolutions inside of a loop are slow.
 - Three dimensions: XLA's convolution of two, of which the kernel's first dimension is input channels.
 
-The gradients of the last three are the transposes that JAX finds for them.
+The gradients of the last three spellings are the transposes that JAX finds for them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,14 @@ def spelled(wanted: int, a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.
     taps = math.prod(geometry.kernel) * outputs // geometry.groups
     if inputs == 1 < geometry.groups and taps <= _MOST_TAPS:
         return {OUTPUT: _depthwise, INPUT: _depthwise_by_input, WEIGHT: _depthwise_by_weight}[wanted](a, b, geometry)
+    if geometry.groups == 1 and len(geometry.stride) < 3 and not _separate(geometry) and not _on_a_mesh(a, b):
+        return {OUTPUT: _dense, INPUT: _dense_by_input, WEIGHT: _dense_by_weight}[wanted](a, b, geometry)
     return from_forward(functools.partial(_forward, geometry=geometry), wanted, a, b, geometry)
+
+
+def _on_a_mesh(*arrays: jax.Array) -> bool:
+    """Are axes of a mesh part of their types? There JAX has rules for its own transposes only."""
+    return any(part is not None for x in arrays for part in jax.typeof(x).sharding.spec)
 
 
 def _channels(wanted: int, a: jax.Array, b: jax.Array, geometry: Geometry) -> tuple[int, int]:
@@ -49,12 +58,14 @@ def _channels(wanted: int, a: jax.Array, b: jax.Array, geometry: Geometry) -> tu
     return weight.shape[0], weight.shape[1]
 
 
+def _separate(geometry: Geometry) -> bool:
+    """Do windows not overlap?"""
+    sizes = zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    return all(k <= s and (d == 1 or k == 1) for k, s, d in sizes)
+
+
 def _forward(x: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
-    separate = all(
-        k <= s and (d == 1 or k == 1)
-        for k, s, d in zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
-    )
-    if separate:
+    if _separate(geometry):
         return _product(x, weight, geometry)
     if geometry.groups == 1:
         return _dense(x, weight, geometry)
@@ -101,7 +112,9 @@ def _on_diagonal(weight: jax.Array) -> jax.Array:
 
 def _dense(x: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     if len(geometry.stride) < 3:
-        return forward_by_xla(x, weight, geometry)
+        ones = (1,) * len(geometry.stride)
+        kernel = jnp.moveaxis(weight, (1, 0), (-2, -1))
+        return _channels_last(x, kernel, geometry.stride, geometry.pads, ones, geometry.dilation)
     size, kernels, strides, pads, dilations, _ = geometry
     x = _pad(x, pads[:1])
     number = _counts(geometry)[0]
@@ -110,6 +123,44 @@ def _dense(x: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
     flat = weight.reshape(weight.shape[0], -1, *weight.shape[3:])
     y = forward_by_xla(columns, flat, Geometry(size[1:], kernels[1:], strides[1:], pads[1:], dilations[1:], 1))
     return jnp.moveaxis(y.reshape(x.shape[0], number, *y.shape[1:]), 1, 2)
+
+
+def _dense_by_input(weight: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """A convolution of the output with zeros between its elements, with the flipped kernel."""
+    flipped = jnp.moveaxis(lax.rev(weight, tuple(range(2, weight.ndim))), (0, 1), (-2, -1))
+    ends = edges_by_input(y.shape[2:], geometry)
+    return _channels_last(y, flipped, (1,) * len(ends), ends, geometry.stride, geometry.dilation)
+
+
+def _dense_by_weight(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """A convolution of the input with the output, in which the samples are the channels."""
+    size, kernel, stride, pads, dilation, _ = geometry
+    # As much of the input as its windows cover: its end may be cut off.
+    highs = [
+        d * (k - 1) + s * (t - 1) + 1 - n - low
+        for n, k, s, (low, _), d, t in zip(size, kernel, stride, pads, dilation, y.shape[2:], strict=True)
+    ]
+    x = _pad(x, tuple((0, min(0, high)) for high in highs))
+    ends = tuple((low, max(0, high)) for (low, _), high in zip(pads, highs, strict=True))
+    out = _channels_last(x.swapaxes(0, 1), jnp.moveaxis(y, (0, 1), (-2, -1)), dilation, ends, (1,) * len(ends), stride)
+    return out.swapaxes(0, 1)
+
+
+def _channels_last(
+    x: jax.Array, kernel: jax.Array, stride: Ints, pads: Pads, spread: Ints, dilation: Ints
+) -> jax.Array:
+    """XLA's convolution of `(N, C, *)` with `(*, C, O)`."""
+    layout = "HW"[-len(stride) :]
+    y = lax.conv_general_dilated(
+        jnp.moveaxis(x, 1, -1),
+        kernel,
+        stride,
+        pads,
+        lhs_dilation=spread,
+        rhs_dilation=dilation,
+        dimension_numbers=(f"N{layout}C", f"{layout}IO", f"N{layout}C"),
+    )
+    return jnp.moveaxis(y, -1, 1)
 
 
 def _product(x: jax.Array, weight: jax.Array, geometry: Geometry) -> jax.Array:
