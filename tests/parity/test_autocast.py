@@ -217,6 +217,17 @@ LAYERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 }
 
 
+def under_torchs_autocast(reference: Any, inputs: list[Any]) -> Any:
+    """Its outputs. For some processors oneDNN has no LSTM in bfloat16, and torch raises: there, what it would round."""
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return reference(*inputs)
+    except RuntimeError as error:
+        if "could not create a primitive descriptor" not in str(error):
+            raise
+        return jax.tree.map(lambda x: x.bfloat16(), reference(*[x.float() for x in inputs]))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", LAYERS)
 def test_layers_are_torchs_on_cpu(case: str, dtype: str) -> None:
@@ -224,8 +235,7 @@ def test_layers_are_torchs_on_cpu(case: str, dtype: str) -> None:
     (mine, x), (reference, _) = LAYERS[case](jm.nn), LAYERS[case](torch.nn)
     mine.load_state_dict({name: jnp.asarray(to_numpy(t)) for name, t in reference.state_dict().items()})
     inputs = torch.from_numpy(x.copy()).to(getattr(torch, dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = reference(*[inputs] * (3 if case == "attention" else 1))
+    expected = under_torchs_autocast(reference, [inputs] * (3 if case == "attention" else 1))
     with autocast("cpu"), jax.numpy_dtype_promotion("standard"):
         got = mine(*[jnp.asarray(x, dtype)] * (3 if case == "attention" else 1))
     left, right = jax.tree.leaves(got), torch.utils._pytree.tree_leaves(expected)
