@@ -9,6 +9,7 @@ import numpy as np
 
 from .core.context import Tracer, set_ambient, tls, trace_state
 from .core.structure import flatten_args
+from .nn.hooks import in_each_layer
 from .nn.module import Module
 from .nn.notes import described
 
@@ -35,6 +36,14 @@ class NonFinite(NamedTuple):
     what: str
     inputs: str
     parameters: bool = False
+    turn: tuple[int, int] | None = None  # inside jm.scan_layers: when that was traced, and the step of its loop
+
+    def __lt__(self, other: Any) -> bool:
+        """Did this one come about first?"""
+        return self._when() < other._when()
+
+    def _when(self) -> tuple[int, int, int]:
+        return (*(self.turn or (self.order, 0)), self.order)
 
     def __str__(self) -> str:
         if self.during == "gradient":
@@ -101,6 +110,8 @@ class nans:  # a function to its users
         self._met: list[NonFinite] = []  # since the last check; appended to by callbacks, from other threads
         self._order = itertools.count()
         self._handles: list[Any] = []
+        self._names: dict[int, str] = {}
+        self._stacked: dict[int, tuple[Any, ...]] = {}  # modules of a first layer, with what they are in each layer
 
     def relation(self, index: dict[int, int]) -> str:
         """What it adds to the key of a program: the hooks say the rest."""
@@ -110,6 +121,7 @@ class nans:  # a function to its users
         model, self._model = self._model, None
         if model is None:
             raise RuntimeError("debug.nans is for one block; make another one")
+        self._names = {id(module): name for name, module in model.named_modules()}
         for name, module in model.named_modules():
             self._handles.append(module.register_forward_hook(_Forward(self, name), with_kwargs=True))
             if self._backward:
@@ -124,6 +136,7 @@ class nans:  # a function to its users
         set_ambient(captures=tuple(c for c in tls.captures if c is not self))
         for handle in self._handles:
             handle.remove()
+        self._stacked.clear()
         if kind is None:
             self.check()
 
@@ -141,16 +154,36 @@ class nans:  # a function to its users
             self.first = self.first or first
             raise FloatingPointError(str(first))
 
-    def watch(self, event: NonFinite, before: list[Any], own: list[Any], after: list[Any]) -> None:
+    def watch(
+        self, event: NonFinite, before: list[Any], own: list[Any], after: list[Any], module: Module | None = None
+    ) -> None:
         """Check arrays, now or whenever the program that is being traced runs."""
         flags = jnp.stack([_any(test, arrays) for arrays in (before, own, after) for test in (jnp.isnan, jnp.isinf)])
         if isinstance(flags, Tracer):
-            jax.debug.callback(lambda flags: self._take(event, flags), flags)
+            index, events = self._of_layers(event, module)
+            jax.debug.callback(lambda index, flags: self._take(events[int(index)], flags), index, flags)
             jax.effects_barrier()  # under a gradient of eager code it runs at once
         else:
             self._take(event, flags)
         if self._met:
             self.check()
+
+    def _of_layers(self, event: NonFinite, module: Module | None) -> tuple[Any, list[NonFinite]]:
+        """An event in the body of `jm.scan_layers` as one of each layer, and which layer it is; any other as it is."""
+        index, modules = (0, (module,)) if module is None else in_each_layer(module)
+        if len(modules) > 1:
+            self._stacked[id(module)] = modules
+        elif event.during == "backward":  # JAX takes the derivative of stacked layers, and knows nothing of them
+            modules = self._stacked.get(id(module), modules)
+        if len(modules) == 1:
+            return index, [event]
+        paths = [self._names.get(id(each), event.path) for each in modules]
+        if tls.stack is None:
+            return index, [event._replace(path=" or ".join(paths))]
+        start = tls.stack.began.setdefault((id(self), event.during), event.order)
+        steps = range(len(modules)) if event.during == "forward" else range(len(modules), 0, -1)
+        turns = [(start, step) for step in steps]
+        return index, [event._replace(path=path, turn=turn) for path, turn in zip(paths, turns, strict=True)]
 
     def _take(self, event: NonFinite, flags: Any) -> None:
         before_nan, before_inf, own_nan, own_inf, nan, inf = np.asarray(flags).tolist()
@@ -160,43 +193,42 @@ class nans:  # a function to its users
             self._met.append(event._replace(what="infinity"))
 
 
-class _Forward:
-    """The forward hook of one module."""
+class _Hook:
+    """A hook of one module or parameter."""
 
     def __init__(self, report: nans, path: str) -> None:
         self.report = report
         self.path = path
         self.calls = itertools.count(1)
+
+    @property
+    def _alike(self) -> Any:
+        return (type(self), id(self.report))
+
+
+class _Forward(_Hook):
+    """The forward hook of one module."""
 
     def __call__(self, module: Module, args: Any, kwargs: Any, output: Any) -> None:
         after = _floats(output)
         if after:
             own = [box for box in (*module._parameters.values(), *module._buffers.values()) if box is not None]
             event = _event(self.report, self.path, module, next(self.calls), "forward", described(args, kwargs))
-            self.report.watch(event, _floats((args, kwargs)), _floats([box.value for box in own]), after)
+            self.report.watch(event, _floats((args, kwargs)), _floats([box.value for box in own]), after, module)
 
 
-class _Backward:
+class _Backward(_Hook):
     """The full backward hook of one module."""
-
-    def __init__(self, report: nans, path: str) -> None:
-        self.report = report
-        self.path = path
-        self.calls = itertools.count(1)
 
     def __call__(self, module: Module, grad_input: Any, grad_output: Any) -> None:
         after = _floats(grad_input)
         if after:
             event = _event(self.report, self.path, module, next(self.calls), "backward", described(grad_input, {}))
-            self.report.watch(event, _floats(grad_output), [], after)
+            self.report.watch(event, _floats(grad_output), [], after, module)
 
 
-class _Gradient:
+class _Gradient(_Hook):
     """The gradient hook of one parameter."""
-
-    def __init__(self, report: nans, path: str) -> None:
-        self.report = report
-        self.path = path
 
     def __call__(self, gradient: jax.Array) -> None:
         event = NonFinite(next(self.report._order), self.path, "", 1, "gradient", "NaN", "")

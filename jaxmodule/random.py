@@ -5,8 +5,9 @@ on every platform. A draw inside a raw JAX transform, which would lose the advan
 """
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,13 +27,27 @@ _USE_RNG = (
 )
 
 
+_making_locks = threading.Lock()
+
+
 class _RngState(Slot):
     """uint32 key data followed by the counter: one leaf, as every compiled call carries it."""
 
-    __slots__ = ()
+    __slots__ = ("_lock",)
     _random = True
     _foreign = _FOREIGN
     _remedy = _USE_RNG
+
+    @property
+    def lock(self) -> Any:
+        """Held while the state is read and written, so that no two threads draw the same numbers."""
+        try:
+            return self._lock
+        except AttributeError:
+            with _making_locks:
+                if not hasattr(self, "_lock"):
+                    self._lock = threading.RLock()
+            return self._lock
 
 
 @partial(jax.jit, static_argnames="impl", inline=True)
@@ -114,8 +129,9 @@ class Generator(Stateful):
     def next_key(self) -> jax.Array:
         """Draw one key and advance the counter."""
         box = self._slots["state"]
-        key, state = _draw(box.value, impl=self._impl)
-        box.value = state
+        with box.lock if tls.overlay is None else nullcontext():
+            key, state = _draw(box.value, impl=self._impl)
+            box.value = state
         return key
 
     def get_state(self) -> jax.Array:

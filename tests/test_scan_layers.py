@@ -175,6 +175,104 @@ def test_layers_that_differ_are_refused(change: Any, match: str) -> None:
         jm.scan_layers(model.blocks)(jnp.ones((2, 4)))
 
 
+class Poison(nn.Module):
+    """Divides by a number, and multiplies again."""
+
+    def __init__(self, number: float = 1.0) -> None:
+        super().__init__()
+        self.number = nn.Buffer(jnp.asarray(number))
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return jnp.sqrt(x / self.number * self.number)
+
+
+class Stack(nn.Module):
+    def __init__(self, *numbers: float, **how: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Identity(), Poison(n)) for n in numbers)
+        self.how = how
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return jm.scan_layers(self.blocks, **self.how)(x)
+
+
+@pytest.mark.parametrize("how", [{}, {"remat": True}, {"weights": "stack"}], ids=str)
+def test_nans_names_the_layer(how: dict[str, Any]) -> None:
+    x = jnp.ones((2, 4))
+    model = Stack(1.0, 1.0, 1.0, **how)
+    with jm.debug.nans(model):
+        jm.jit(jm.grad(lambda m, x: m(x).sum()))(model, x)
+    model = Stack(1.0, 0.0, 1.0, **how)
+    with pytest.raises(FloatingPointError, match=r"forward pass of blocks\.1\.1: Poison"), jm.debug.nans(model):
+        jm.jit(model)(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [({}, r"blocks\.2\.1"), ({"weights": "stack"}, r"blocks\.0\.1 or blocks\.1\.1 or blocks\.2\.1")],
+    ids=str,
+)
+def test_nans_names_the_layer_of_a_gradient(how: dict[str, Any], where: str) -> None:
+    model = Stack(1.0, 1.0, 1.0, **how)
+    with pytest.raises(FloatingPointError, match=f"backward pass of {where}: Poison"), jm.debug.nans(model):
+        jm.jit(jm.grad(lambda x, m: m(x).sum()))(jnp.zeros((2, 4)), model)  # the root of zero has no slope
+
+
+def test_host_hooks_see_every_layer() -> None:
+    model, x = Stack(1.0, 2.0, 3.0), jnp.ones((2, 4))
+    seen = []
+
+    def hook(module: nn.Module, args: Any, out: jax.Array) -> None:
+        seen.append((next(i for i, block in enumerate(model.blocks) if block is module), float(out.sum())))
+
+    for block in model.blocks:
+        block.register_forward_hook(hook, on_host=True)
+    for call in (model, jm.jit(model)):
+        call(x)
+        jax.effects_barrier()
+        assert seen == [(0, 8.0), (1, 8.0), (2, 8.0)]
+        seen.clear()
+
+
+def test_the_same_hooks_on_all_layers_run_as_in_the_loop() -> None:
+    layers, x = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)), jnp.ones((2, 4))
+
+    def double(module: nn.Module, args: Any, out: jax.Array) -> jax.Array:
+        return out * 2
+
+    def triple(module: nn.Module, grad_input: Any, grad_output: Any) -> Any:
+        return (grad_input[0] * 3,)
+
+    def halve(gradient: jax.Array) -> jax.Array:
+        return gradient / 2
+
+    for layer in layers:
+        layer.register_forward_hook(double)
+        layer.register_full_backward_hook(triple)
+        layer[0].weight.register_hook(halve)
+
+    def loop(layers: nn.ModuleList, x: jax.Array) -> jax.Array:
+        for layer in layers:
+            x = layer(x)
+        return x.sum()
+
+    same(
+        jm.jit(jm.grad(lambda layers, x: jm.scan_layers(layers)(x).sum()))(layers, x),
+        jm.jit(jm.grad(loop))(layers, x),
+        rtol=1e-4,
+    )
+    layers[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="layers 0 and 1 differ in forward hooks"):
+        jm.scan_layers(layers)(x)
+
+
+def test_a_layer_that_is_captured_itself() -> None:
+    layers, x = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), jnp.ones((2, 4))
+    with jm.capture(layers[2], "") as acts:
+        last = jm.scan_layers(layers)(x)
+    same(acts[""], last)
+
+
 def test_other_mistakes() -> None:
     x = jnp.ones((2, 4))
     with pytest.raises(ValueError, match="no layers"):
@@ -191,6 +289,19 @@ def test_other_mistakes() -> None:
 
     with pytest.raises(jm.StateError, match="'last' for the first time"):
         jm.scan_layers([Keeps(), Keeps()])(x)
+
+    class Hands(nn.Module):
+        def __init__(self, taken: nn.Buffer, given: nn.Buffer) -> None:
+            super().__init__()
+            self.taken, self.given = taken, given
+
+        def forward(self, x: jax.Array) -> jax.Array:
+            self.given.value = self.given + 1
+            return x + self.taken
+
+    boxes = [nn.Buffer(jnp.zeros(())) for _ in range(4)]
+    with pytest.raises(ValueError, match="taken of one layer is given of another|given of one layer is taken"):
+        jm.scan_layers([Hands(boxes[i], boxes[i + 1]) for i in range(3)])(x)
 
 
 def test_forward_mode_where_the_weights_are_stacked() -> None:

@@ -184,3 +184,14 @@ def test_structure_changes_in_one_thread_are_seen_in_the_others():
         return True
 
     assert all(together(work, 4))
+
+
+@pytest.mark.parametrize("how", ["jit", "donate", "eager"])
+def test_no_two_threads_draw_the_same_mask(how):
+    drop, x = nn.Dropout(), jnp.ones(64)
+    call = drop if how == "eager" else jm.jit(lambda m, x: m(x), donate=how == "donate")
+    jm.manual_seed(0)
+    call(drop, x) if how != "eager" else call(x)
+    masks = together(lambda i: [bytes(jax.device_get(call(x) if how == "eager" else call(drop, x))) for _ in range(20)])
+    assert len({mask for found in masks for mask in found}) == 20 * THREADS
+    assert int(jm.get_rng_state()[-1]) == 1 + 20 * THREADS

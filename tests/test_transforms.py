@@ -184,6 +184,120 @@ def test_an_attribute_first_set_in_a_scan_has_the_last_value(data: jax.Array) ->
         same(model.last, (expected + 1) * 2)
 
 
+class Alternates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flip = False
+        self.drop = nn.Dropout()
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        self.flip = not self.flip
+        return x * 2 if self.flip else x
+
+
+class Freezes(Alternates):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(jnp.ones(()))
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        self.weight.requires_grad_(False)
+        return x
+
+
+class Evaluates(Alternates):
+    def forward(self, x: jax.Array) -> jax.Array:
+        self.drop.eval()
+        return x
+
+
+class HookedOnce(Alternates):
+    def __init__(self) -> None:
+        super().__init__()
+        self.handle = [self.register_forward_hook(lambda *_: self.handle[0].remove())]
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+CHANGES = {Alternates: "'flip' .False -> True", Freezes: "requires_grad", Evaluates: "'training'", HookedOnce: "hooks"}
+ONCE_TRACED = {
+    "cond": lambda m, x: jm.cond(True, m, lambda x: x, x),
+    "cond, not taken": lambda m, x: jm.cond(False, m, lambda x: x, x),
+    "switch": lambda m, x: jm.switch(0, [m, lambda x: x], x),
+    "scan": lambda m, x: jm.scan(lambda c, _: (m(c), None), x, None, 4),
+    "fori_loop": lambda m, x: jm.fori_loop(0, 4, lambda i, c: m(c), x),
+    "while_loop": lambda m, x: jm.while_loop(lambda c: c.sum() < 9, m, x),
+    "scan_layers": lambda m, x: jm.scan_layers([m, m])(x),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("how", ONCE_TRACED)
+def test_changes_of_structure_that_would_happen_once_are_refused(how: str, change: Any, jit: bool) -> None:
+    model = change()
+    run = ONCE_TRACED[how]
+    before = (model.flip, model.drop.training, len(model._forward_hooks))
+    with pytest.raises(jm.StateError, match=f"(?s){CHANGES[change]}.*traced once"):
+        (jm.jit(run) if jit else run)(model, jnp.ones(2))
+    assert (model.flip, model.drop.training, len(model._forward_hooks)) == before
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("how", [how for how in ONCE_TRACED if how != "scan"])
+def test_an_attribute_first_set_in_a_branch_or_a_loop_is_refused(how: str) -> None:
+    class Keeps(nn.Module):
+        def forward(self, x: jax.Array) -> jax.Array:
+            self.last = x * 2
+            return x * 2
+
+    model = Keeps()
+    call = jm.jit(ONCE_TRACED[how])
+    for _ in range(2):
+        with pytest.raises(jm.StateError, match="'last' for the first time inside jm"):
+            call(model, jnp.ones(2))
+    assert not hasattr(model, "last")
+    model.last = jnp.zeros(2)
+    call(model, jnp.ones(2))
+
+
+def test_a_change_that_is_undone_inside_is_none(data: jax.Array) -> None:
+    model = fresh()
+
+    def body(carry: Any, x: jax.Array) -> Any:
+        model.eval()
+        y = model(x)
+        model.train()
+        return carry, y
+
+    ys = jm.scan(body, None, data)[1]
+    same(ys, jnp.stack([fresh().eval()(x) for x in data]))
+
+
+def test_a_scan_over_nothing() -> None:
+    model = fresh()
+    last, ys = jm.scan(lambda c, x: (c + model(x).sum(), x), jnp.float32(1), jnp.ones((0, 4, 3)))
+    assert float(last) == 1
+    assert ys.shape == (0, 4, 3)
+    assert int(model.count) == 0
+
+
+def test_a_container_that_changes_its_form_is_named(data: jax.Array) -> None:
+    model = fresh()
+    model.log = []
+
+    def run(model: Net, data: jax.Array) -> Any:
+        def body(carry: Any, x: jax.Array) -> Any:
+            model.log.append(x)
+            return carry, None
+
+        return jm.scan(body, None, data)
+
+    with pytest.raises(jm.StateError, match=r"'log' of Net: .*a container"):
+        jm.jit(run)(model, data)
+
+
 def test_state_that_changes_its_shape_is_refused(data: jax.Array) -> None:
     class Grows(nn.Module):
         def __init__(self) -> None:

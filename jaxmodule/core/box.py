@@ -14,7 +14,7 @@ import numpy as np
 
 from .context import HOLE, Tracer, tls
 from .device import device, is_abstract, rewritten
-from .errors import AbstractError
+from .errors import DONATED, KEEP_IT, AbstractError, StateError
 from .overlay import ESCAPED, birth, read, write
 from .rendering import render
 
@@ -176,8 +176,20 @@ class Box(_ArrayLike):
     __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def __jax_array__(self) -> jax.Array:
-        value = self.value
-        return self._refuse("was used in a computation") if is_abstract(value) else value
+        return self._alive(self.value)
+
+    def _alive(self, value: Any) -> Any:
+        """`value`, which is to be used.
+
+        Raises:
+            AbstractError: there is none.
+            StateError: it was given away.
+        """
+        if is_abstract(value):
+            self._refuse("was used in a computation")
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+            raise StateError(DONATED, KEEP_IT, self)
+        return value
 
     def _refuse(self, action: str) -> NoReturn:
         raise AbstractError([], f"a {type(self).__name__} of shape {self.raw_shape} {action}")
@@ -210,7 +222,13 @@ class Box(_ArrayLike):
     def __repr__(self) -> str:
         if isinstance(self._value, type(ESCAPED)) and tls.overlay is None:
             return f"{type(self).__name__}(escaped from its trace)"
-        return f"{type(self).__name__} containing:\n{self.value!r}"
+        return f"{type(self).__name__} containing:\n{self._shown()}"
+
+    def _shown(self) -> str:
+        """The value as `repr` shows it."""
+        value = self.value
+        gone = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted()
+        return f"{value.dtype}{list(value.shape)}, donated to a compiled call and gone" if gone else repr(value)
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
         shown: dict[str, Any] = {"value": None if self._lazy else self.value}
@@ -226,7 +244,8 @@ class Box(_ArrayLike):
         found = memo.get(id(self))
         if found is None:
             # A copy, not a second reference: a donated step must not delete the copy's array.
-            found = memo[id(self)] = self._clone(jax.tree.map(fresh_copy, self.value))
+            value = self.value if self._container or is_abstract(self.value) else self._alive(self.value)
+            found = memo[id(self)] = self._clone(jax.tree.map(fresh_copy, value))
         return found
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -256,9 +275,7 @@ set_value: Callable[[Box, Any], None] = Box.__dict__["_value"].__set__
 
 def _operator(name: str, function: Callable[..., Any], reflected: bool = False) -> None:
     def method(self: Box, *args: Any) -> Any:
-        mine = self.value
-        if is_abstract(mine):
-            self._refuse("was used in a computation")
+        mine = self._alive(self.value)
         return function(_strip(args[0]), mine) if reflected else function(mine, *map(_strip, args))
 
     method.__name__ = name

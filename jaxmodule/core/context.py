@@ -57,9 +57,18 @@ class _Local(threading.local):
     captures: tuple[Any, ...] = ()  # the active jm.capture blocks, outermost first
     ambient: tuple[Any, ...] = (False,)  # no_grad, cached, autocast, captures: part of the key of a compiled program
     generator: Any = None  # the Generator of the innermost use_rng block, or None
+    alike: bool = False  # structures are being compared with hooks taken by what they do, not by their handles
+    stack: Any = None  # the layers of the jm.scan_layers whose body is being traced
 
 
 tls = _Local()
+#: The ambient key of ordinary code; `tls.ambient is PLAIN` is the one check a module call makes of the modes.
+PLAIN = _Local.ambient
+
+
+def alike(hook: Any) -> Any:
+    """What two hooks of equal layers have in common: the function, or what one of the library's own stands for."""
+    return getattr(hook, "_alike", hook)
 
 
 _AS_IT_IS: Any = object()
@@ -83,7 +92,7 @@ def set_ambient(
         tls.autocast = autocast
     cast = () if tls.autocast is None else (tls.autocast,)
     ambient = (tls.no_grad, *(("cached",) if tls.cached else ()), *cast, *[capture.key for capture in tls.captures])
-    tls.ambient = _Local.ambient if ambient == _Local.ambient else ambient  # ordinary code tests it by identity
+    tls.ambient = PLAIN if ambient == PLAIN else ambient  # ordinary code tests it by identity
 
 
 def modes() -> dict[str, Any]:

@@ -6,6 +6,15 @@ raised: every `Module.__call__` that it passes through puts its part in front (n
 
 from typing import Any
 
+DONATED = (
+    "its array is deleted: an earlier call (donate=True, donate_argnums, ...) was given this very array for reuse,\n"
+    "from another object that held it too."
+)
+KEEP_IT = (
+    "Give the two objects arrays of their own before such a call, as copy.deepcopy(model) and\n"
+    "other.load_state_dict(jax.tree.map(jnp.copy, model.state_dict())) do; now load a state that is alive into it."
+)
+
 
 class StateError(RuntimeError):
     """Base of the errors about state and transforms. `.box` is the box concerned, `.path` its dotted name so far."""

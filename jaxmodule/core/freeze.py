@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .box import Box
+from .context import Tracer
 from .overlay import read, write
 
 _PLAIN = frozenset({type(None), str, bytes, type(Ellipsis)})
@@ -126,6 +127,14 @@ class Freezer:
 
 class _Frozen(_Opaque):
     __slots__ = ()
+
+
+def traced(value: Any, seen: frozenset[int] = frozenset()) -> bool:
+    """Is a tracer in a static value that can change in place?"""
+    if isinstance(value, Tracer):
+        return True
+    fields = None if type(value) in ATOMS or id(value) in seen else Freezer()._fields(value)
+    return any(traced(field, seen | {id(value)}) for field in fields or ())
 
 
 def is_container(value: Any) -> bool:

@@ -10,14 +10,16 @@ An overlay is *closed* (`jit`: what it does not hold is not part of the program,
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax import ShapeDtypeStruct
 
 from .context import Tracer, tls, touch, trace_state
 from .errors import AbstractError, ClosedOverError, EscapedError, ForeignTraceError
 
-_MISSING: Any = object()
+MISSING: Any = object()
+ORDER: Any = object()
+_COMPARABLE = frozenset({str, bytes, int, bool, float})
 
 
 class _Escaped:
@@ -26,11 +28,11 @@ class _Escaped:
 
 ESCAPED: Any = _Escaped()
 
-_CLOSED_OVER = (
+CLOSED_OVER = (
     "a function compiled by jm.jit uses it, but it does not belong to any of the function's arguments.\n"
     "It would be baked into the program as a constant and go stale."
 )
-_PASS_IT = (
+PASS_IT = (
     "Pass the module (optimizer, generator) as an argument:\n"
     "    @jm.jit\n    def step(model, x): ...\n    step(model, x)"
 )
@@ -45,6 +47,23 @@ _USE_JM = (
 )
 
 
+class Entry(NamedTuple):
+    """A mapping that a trace has changed: what it held before, and the trace that its owner was made in."""
+
+    mapping: dict[Any, Any]
+    before: dict[Any, Any]
+    birth: Any
+
+    def changes(self) -> Iterator[tuple[Any, Any, Any]]:
+        """(key, before, now) of what differs, `MISSING` where it isn't there; `ORDER` for the key if only that does."""
+        for key in {**self.before, **self.mapping}:
+            old, new = self.before.get(key, MISSING), self.mapping.get(key, MISSING)
+            if old is not new and not (type(old) is type(new) and type(old) in _COMPARABLE and old == new):
+                yield key, old, new
+        if self.before.keys() == self.mapping.keys() and list(self.before) != list(self.mapping):
+            yield ORDER, MISSING, MISSING
+
+
 class Overlay:
     """Boxes' values in one trace, and what the trace did: writes, births, emissions and structural changes."""
 
@@ -56,6 +75,7 @@ class Overlay:
         "emitted",
         "fork",
         "journal",
+        "met",
         "parent",
         "state",
         "undo",
@@ -73,29 +93,30 @@ class Overlay:
         self.copies: dict[Any, Any] = {}  # container boxes handed out as copies, with what the copy held
         self.derived: dict[Any, Any] = {}  # what was computed from boxes and may be used again in this trace
         self.emitted: list[tuple[Any, Any, Any]] = []  # (sink, key, value): values on their way out, see `emit`
-        self.journal: dict[int, tuple[Any, dict[Any, Any]]] = {}  # id -> (mapping, its items before the first change)
+        self.journal: dict[int, Entry] = {}  # by the mapping's id
+        self.met: dict[int, Any] = {}  # objects made outside that the trace uses, by id, see `meet`
         self.undo: list[Callable[[], None]] = []  # the same for changes of class
         self.fork: Callable[[Any, Any], Any] | None = None  # (box, value below) -> a random state of this trace's own
 
     def lookup(self, box: Any) -> Any:
-        """The value of `box` in this trace, `_MISSING` where nothing below a closed overlay may be read."""
+        """The value of `box` in this trace, `MISSING` where nothing below a closed overlay may be read."""
         overlay: Overlay | None = self
         while overlay is not None:
-            value = overlay.values.get(box, _MISSING)
-            if value is not _MISSING:
+            value = overlay.values.get(box, MISSING)
+            if value is not MISSING:
                 return value
             if overlay.fork is not None and box._random:
                 return overlay._forked(box)
             if overlay.closed:
                 # A box made inside a raw transform inside this trace holds its own tracer.
-                return box._value if box._birth is not None else _MISSING
+                return box._value if box._birth is not None else MISSING
             overlay = overlay.parent
         return box._value
 
     def _forked(self, box: Any) -> Any:
         """The state of a generator that this trace meets for the first time."""
         below = box._value if self.parent is None else self.parent.lookup(box)
-        if below is _MISSING or self.fork is None:
+        if below is MISSING or self.fork is None:
             return below
         forked = self.fork(box, below)
         if trace_state() == self.state:  # what an inner trace computes belongs to that trace
@@ -104,8 +125,8 @@ class Overlay:
 
     def read(self, box: Any) -> Any:
         value = self.lookup(box)
-        if value is _MISSING:
-            raise ClosedOverError(_CLOSED_OVER, _PASS_IT, box)
+        if value is MISSING:
+            raise ClosedOverError(CLOSED_OVER, PASS_IT, box)
         if value is ESCAPED:
             raise_escaped(box)
         if type(value) is ShapeDtypeStruct and trace_state() is not None:  # JAX would take it, and fail at the end
@@ -114,7 +135,7 @@ class Overlay:
 
     def roll_back(self) -> None:
         """Undo the structural changes of a trace that failed."""
-        for mapping, before in self.journal.values():
+        for mapping, before, _ in self.journal.values():
             dict.clear(mapping)
             dict.update(mapping, before)
         for undo in reversed(self.undo):
@@ -153,8 +174,8 @@ def write(box: Any, value: Any) -> None:
     overlay: Overlay | None = tls.overlay
     state = trace_state()
     if overlay is not None and state == overlay.state:
-        if overlay.lookup(box) is _MISSING:
-            raise ClosedOverError(_CLOSED_OVER, _PASS_IT, box)
+        if overlay.lookup(box) is MISSING:
+            raise ClosedOverError(CLOSED_OVER, PASS_IT, box)
         overlay.values[box] = value
         overlay.written[box] = None
         return
@@ -207,11 +228,24 @@ def check_attribute(value: Any, home: Any) -> None:
             raise ForeignTraceError(_FOREIGN.replace("written", "assigned a traced array"), _USE_JM)
 
 
-def journal(mapping: dict[Any, Any]) -> None:
-    """Remember `mapping` as it is before the first change of the current trace, so that a failure can undo it."""
+def journal(mapping: dict[Any, Any], birth: Any = None) -> None:
+    """Remember `mapping` as it is before the first change of the current trace, so that a failure can undo it.
+
+    `birth` is the trace state that its owner was made in.
+    """
     overlay: Overlay | None = tls.overlay
     if overlay is not None and id(mapping) not in overlay.journal:
-        overlay.journal[id(mapping)] = (mapping, dict(mapping))
+        overlay.journal[id(mapping)] = Entry(mapping, dict(mapping), birth)
+
+
+def meet(node: Any) -> None:
+    """Note that a trace uses an object: of a closed overlay's program it may be no argument."""
+    overlay: Overlay | None = tls.overlay
+    if node._birth is None:
+        while overlay is not None and not overlay.closed:
+            overlay = overlay.parent
+        if overlay is not None:
+            overlay.met[id(node)] = node
 
 
 def on_roll_back(undo: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """The boxes that modules register: `Parameter` with its gradient, `Buffer`; and the names of gradients."""
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any, Self
@@ -8,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from .box import Box, rebuild_box, set_value, strong, to_host, unbox
-from .context import Tracer, tls, touch
+from .context import Tracer, alike, tls, touch
 from .device import rewritten, settled
-from .overlay import ESCAPED, birth, journal, raise_escaped, read, settle_beside, write
+from .overlay import ESCAPED, birth, journal, on_roll_back, raise_escaped, read, settle_beside, write
 from .registry import Registry, RemovableHandle
 
 
@@ -128,6 +129,8 @@ class Parameter(Box):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Freeze (False) or release (True) this parameter."""
         if bool(requires_grad) != self._requires_grad:
+            if tls.overlay is not None and self not in tls.overlay.born:
+                on_roll_back(functools.partial(_set_requires_grad, self, self._requires_grad))
             _set_requires_grad(self, bool(requires_grad))
             touch()
         return self
@@ -182,8 +185,8 @@ class Parameter(Box):
         return gradient
 
     def _flags(self) -> Any:
-        hooks = tuple(self._hooks) if self._hooks else ()
-        return (self._requires_grad, hooks)
+        hooks = self._hooks or {}
+        return (self._requires_grad, tuple(map(alike, hooks.values())) if tls.alike else tuple(hooks))
 
     def _restore_flags(self, flags: Any) -> None:
         _set_slots(self, flags[0])
@@ -212,7 +215,7 @@ class Parameter(Box):
 
     def __repr__(self) -> str:
         frozen = "" if self._requires_grad else " (requires_grad=False)"
-        return f"Parameter containing{frozen}:\n{self.value!r}"
+        return f"Parameter containing{frozen}:\n{self._shown()}"
 
 
 _set_requires_grad = Parameter.__dict__["_requires_grad"].__set__

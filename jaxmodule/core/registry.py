@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .context import touch
+from .context import tls, touch, trace_state
 from .overlay import journal
 
 _MISSING: Any = object()
@@ -14,13 +14,15 @@ _MISSING: Any = object()
 class Registry(dict[Any, Any]):
     """A dict whose changes count as changes of structure, once a layout has seen it (`watched`).
 
-    A change inside a trace is remembered first, so that it can be undone if the trace fails.
+    A change inside a trace is remembered first, so that it can be undone if the trace fails. `birth` is the state of
+    the trace that made it, None outside of all overlays.
     """
 
-    __slots__ = ("__weakref__", "watched")
+    __slots__ = ("__weakref__", "birth", "watched")
 
     def __init__(self, items: Any = (), *, watched: bool = False) -> None:
         super().__init__(items)
+        self.birth = None if tls.overlay is None else trace_state()
         self.watched = watched
 
     def _changed(self) -> None:
@@ -30,34 +32,34 @@ class Registry(dict[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         if self.get(key, _MISSING) is value:
             return
-        journal(self)
+        journal(self, self.birth)
         super().__setitem__(key, value)
         self._changed()
 
     def __delitem__(self, key: Any) -> None:
-        journal(self)
+        journal(self, self.birth)
         super().__delitem__(key)
         self._changed()
 
     def pop(self, key: Any, *default: Any) -> Any:
-        journal(self)
+        journal(self, self.birth)
         value = super().pop(key, *default)
         self._changed()
         return value
 
     def popitem(self) -> tuple[Any, Any]:
-        journal(self)
+        journal(self, self.birth)
         item = super().popitem()
         self._changed()
         return item
 
     def clear(self) -> None:
-        journal(self)
+        journal(self, self.birth)
         super().clear()
         self._changed()
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        journal(self)
+        journal(self, self.birth)
         super().update(*args, **kwargs)
         self._changed()
 
@@ -79,7 +81,7 @@ class Registry(dict[Any, Any]):
     def reorder(self, items: Iterable[tuple[Any, Any]]) -> None:
         """Replace the contents by `items`, in their order."""
         items = list(items)
-        journal(self)
+        journal(self, self.birth)
         super().clear()
         super().update(items)
         self._changed()

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 import jax
 
 from .box import Box, Slot
-from .context import touch, trace_state
+from .context import tls, touch, trace_state
 from .errors import ForeignTraceError
 from .freeze import ATOMS, ContainerSlot, Node, is_container
-from .overlay import check_attribute, journal, on_roll_back
+from .overlay import check_attribute, journal, meet, on_roll_back
 from .parameter import Parameter
 from .registry import Registry
 from .structure import register_node
@@ -89,7 +89,9 @@ class Stateful(Node):
         old = own.get(name, _MISSING)
         if old is value or (type(old) is kind and kind in _COMPARABLE and old == value):
             return None
-        journal(own)
+        if tls.overlay is not None:
+            meet(self)
+            journal(own, self._birth)
         own[name] = value
         if name in slots:
             del slots[name]
@@ -104,13 +106,15 @@ class Stateful(Node):
             box.value = value
             return
         check_attribute(value, self._birth)
+        if tls.overlay is not None:
+            meet(self)
         self._make_way(name)
         slots[name] = kind(value)
 
     def _make_way(self, name: str) -> None:
         """Let `name` be looked up in the slots: Python asks the attribute dict and the class first."""
         if name in self.__dict__:
-            journal(self.__dict__)
+            journal(self.__dict__, self._birth)
             del self.__dict__[name]
         if hasattr(type(self), name):
             default = getattr_static(type(self), name)
@@ -128,8 +132,9 @@ class Stateful(Node):
         if name in slots:
             del slots[name]
             return
-        if name in self.__dict__:
-            journal(self.__dict__)
+        if name in self.__dict__ and tls.overlay is not None:
+            meet(self)
+            journal(self.__dict__, self._birth)
         object.__delattr__(self, name)
         if self._watched:
             touch()

@@ -8,6 +8,7 @@ attributes that can change in place (plain lists, dicts, numpy arrays) are compa
 
 import weakref
 from collections.abc import Iterable, Iterator
+from copy import copy
 from operator import attrgetter
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax
 
 from . import context
 from .box import Box
-from .context import HOLE, epoch, tls
+from .context import HOLE, PLAIN, epoch, tls
 from .freeze import ContainerSlot, Encoding, Freezer, Node, encode, rebuild
 from .parameter import Parameter
 from .registry import Registry
@@ -57,7 +58,7 @@ class Layout:
         cells: the boxes of plain containers, with their encoding at the time of the walk.
         cell_names: their dotted names.
         absent: the boxes that hold None: gradients that are not there, and parameters without a shape so far.
-        watched: static values that can change in place, with their keys.
+        watched: static values that can change in place, with their keys and dotted names.
         nodes: weak references to the objects, in order of the walk.
     """
 
@@ -97,7 +98,7 @@ class Layout:
         return not (self.watched or self.cells) or self._unchanged()
 
     def _unchanged(self) -> bool:
-        return all(Freezer()(value) == key for value, key in self.watched) and all(
+        return all(Freezer()(value) == key for value, key, _ in self.watched) and all(
             encode(box._value).same_shape(encoding) for box, encoding in self.cells
         )
 
@@ -128,7 +129,7 @@ class Layout:
         """What makes clones of the first root; for raw JAX, which hands out and takes in leaves."""
         if self._template is None:
             self._template = Template(self)
-        return self._template
+        return self._template if tls.ambient is PLAIN else self._template.under(tls.ambient)
 
 
 class _Walk:
@@ -141,7 +142,7 @@ class _Walk:
         self.cells: list[tuple[ContainerSlot, Encoding]] = []
         self.cell_names: list[str] = []
         self.absent: list[Box] = []
-        self.watched: list[tuple[Any, Any]] = []
+        self.watched: list[tuple[Any, Any, str]] = []
         self.nodes: list[Node] = []
         self.records: list[Any] = []
         self.box_records: list[Any] = []
@@ -208,7 +209,7 @@ class _Walk:
         freezer = Freezer(lambda node: self.node(node, path))
         key = freezer(value)
         if freezer.mutable:
-            self.watched.append((value, Freezer()(value)))
+            self.watched.append((value, Freezer()(value), path))
         return key
 
     def _statics(self, own: dict[str, Any], internal: frozenset[str], prefix: str) -> tuple[Any, ...]:
@@ -230,13 +231,15 @@ class Template:
     """The aux data of an object in raw JAX: equal to another of the same structure, and able to build a clone.
 
     It holds copies of the attribute dicts, not the objects, so that it still builds what was flattened after the
-    original has changed or gone.
+    original has changed or gone. The thread's modes and the process's hooks are part of it: raw `jax.jit` knows of no
+    other difference between two calls.
     """
 
-    __slots__ = ("_boxes", "_cells", "_lazy", "_names", "_nodes", "_watched", "_whole", "structure")
+    __slots__ = ("_boxes", "_cells", "_lazy", "_names", "_nodes", "_watched", "_whole", "around", "structure")
 
     def __init__(self, layout: Layout) -> None:
         self.structure = layout.structure
+        self.around: tuple[Any, ...] = (PLAIN, *[key() for key in context.process_keys])
         nodes = [reference() for reference in layout.nodes]
         index = {id(node): i for i, node in enumerate(nodes)}
         self._nodes = [(type(node), node._parts(index)) for node in nodes if node is not None]
@@ -251,10 +254,16 @@ class Template:
         ]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and self.structure is other.structure
+        return isinstance(other, Template) and self.structure is other.structure and self.around == other.around
 
     def __hash__(self) -> int:
         return self.structure.hash
+
+    def under(self, ambient: tuple[Any, ...]) -> "Template":
+        """The same in other modes."""
+        new = copy(self)
+        new.around = (ambient, *self.around[1:])
+        return new
 
     def build(self, leaves: Iterable[Any]) -> Node:
         """A clone whose boxes hold `leaves`, whatever they are."""

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.context import Tracer, process_keys, tls
+from ..core.context import Tracer, alike, process_keys, tls
 from ..core.effects import take
 from ..core.overlay import overlaid
 from ..core.parameter import Buffer
@@ -52,12 +52,15 @@ class _Identity:
 
 def hooks_key(owner: dict[str, Any]) -> Any:
     """The hooks in an attribute dict (or `GLOBAL`), as a hashable value."""
-    found = [
-        (kind, tuple([(i, _Identity(hook)) for i, hook in registry.items()]))
-        for kind in KINDS
-        if (registry := owner[kind])
-    ]
-    return (*found, *[tuple(owner[flag]) for flag in FLAGS]) if found else None
+    present = [(kind, registry) for kind in KINDS if (registry := owner[kind])]
+    if not present:
+        return None
+    if tls.alike:  # by place instead of by handle
+        places = {key: i for i, key in enumerate(key for _, registry in present for key in registry)}
+        hooks = [(kind, tuple(map(alike, registry.values()))) for kind, registry in present]
+        return (*hooks, *[tuple([places[key] for key in owner[flag]]) for flag in FLAGS])
+    hooks = [(kind, tuple([(i, _Identity(hook)) for i, hook in registry.items()])) for kind, registry in present]
+    return (*hooks, *[tuple(owner[flag]) for flag in FLAGS])
 
 
 process_keys.append(lambda: hooks_key(GLOBAL))
@@ -84,6 +87,10 @@ class OnHost:
         self.hook = hook
         self.home = home
 
+    @property
+    def _alike(self) -> Any:
+        return (OnHost, self.hook)
+
     def __call__(self, module: Any, *values: Any) -> None:
         """Run the hook, now or whenever the program that is being traced runs."""
         leaves, treedef, objects = flatten_args(values)
@@ -93,23 +100,30 @@ class OnHost:
             return
         arrays = [leaves[i] for i in places]
         static = [None if is_array(leaf) else leaf for leaf in leaves]
-        own, called = weakref.ref(self), weakref.ref(module)
+        index, modules = in_each_layer(module)
+        own, called = weakref.ref(self), [weakref.ref(each) for each in modules]
 
-        def run(*arrays: Any) -> None:
+        def run(index: Any, *arrays: Any) -> None:
             host = own()
             if host is not None:  # otherwise the hook is gone
                 full = list(static)
                 for i, array in zip(places, arrays, strict=True):
                     full[i] = array
-                target = called()
+                target = called[int(index)]()
                 eager = target is not None and target._birth is None
                 host._run(target if eager else host.home, unflatten_args(treedef, full, objects))
 
-        jax.debug.callback(run, *arrays)
+        jax.debug.callback(run, index, *arrays)
 
     def _run(self, module: Any, values: Any) -> None:
         if self.hook(module, *values) is not None:
             raise TypeError("a forward hook with on_host=True sees values and cannot replace them: return None")
+
+
+def in_each_layer(module: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The layer of a `jm.scan_layers` whose body runs, and what `module` is in each; 0 and itself elsewhere."""
+    modules = None if tls.stack is None else tls.stack.counterparts(module)
+    return (0, (module,)) if modules is None else (tls.stack.index, modules)
 
 
 def run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

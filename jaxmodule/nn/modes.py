@@ -15,9 +15,6 @@ from ..core.structure import flatten_args, unflatten_args
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: The ambient key of ordinary code; `tls.ambient is PLAIN` is the one check a module call makes of the modes.
-PLAIN = type(tls).ambient
-
 
 def carry_no_gradient(tree: Any) -> Any:
     """`tree` with its traced arrays cut off from differentiation."""

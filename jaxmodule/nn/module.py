@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..core.box import Box
-from ..core.context import Tracer, tls, touch, trace_state
+from ..core.context import PLAIN, Tracer, tls, touch, trace_state
 from ..core.freeze import is_container
 from ..core.overlay import emit
 from ..core.parameter import Buffer, Parameter
@@ -19,7 +19,7 @@ from . import hooks
 from .compiled import CompiledCall
 from .conversion import Conversion
 from .derived import find_derived
-from .modes import PLAIN, carry_no_gradient, check_inference
+from .modes import carry_no_gradient, check_inference
 from .notes import annotate
 from .scopes import call_in_scope
 from .statedict import StateDict

@@ -7,9 +7,8 @@ import jax
 
 from ..core.context import Tracer
 from ..core.device import abstract_names
-from ..core.errors import AbstractError, StateError
+from ..core.errors import DONATED, KEEP_IT, AbstractError, StateError
 from ..core.structure import Layout
-from ..transforms.program import DONATED, KEEP_IT
 
 _MOST_INPUTS = 6
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from ..core.context import epoch
+from ..core.context import epoch, tls
+from ..core.overlay import meet
 
 
 class _Calling(threading.local):
@@ -27,6 +28,8 @@ _names: "weakref.WeakKeyDictionary[Any, tuple[Any, dict[int, str]]]" = weakref.W
 
 def call_in_scope(function: Any, module: Any, args: Any, kwargs: Any) -> Any:
     """`function(*args, **kwargs)`, the forward of `module`, in its scope."""
+    if tls.overlay is not None:
+        meet(module)
     outer = _calling.module
     _calling.module = module
     try:

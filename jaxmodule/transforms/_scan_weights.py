@@ -8,6 +8,7 @@ derivative needs, but for its weights, which the backward scan selects again, an
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -36,13 +37,22 @@ class Run:
         carried: the values of boxes that do.
         policy: False, or what `jax.checkpoint` of a layer is to save (None: nothing).
         unroll: of the scan.
+        at: given the number of a layer, a block in which its derivative is taken.
     """
 
     def __init__(
-        self, layer: Callable[..., Any], weights: list[Any], state: Arrays, carried: list[Any], policy: Any, unroll: int
+        self,
+        layer: Callable[..., Any],
+        weights: list[Any],
+        state: Arrays,
+        carried: list[Any],
+        policy: Any,
+        unroll: int,
+        at: Callable[[jax.Array], AbstractContextManager[Any]],
     ) -> None:
         self.count = len(weights)
         self.unroll = unroll
+        self.at = at
         self.own = [jax.tree.leaves(of_layer) for of_layer in weights]
         leaves, self._carry_tree = jax.tree.flatten((state, carried))
         self.carry = leaves
@@ -180,7 +190,8 @@ def _backward(run: Run, residuals: Any, cotangents: Any) -> Any:
         own = dict(zip(needed, _select([rows[k] for k in needed], i), strict=True))
         sources = {"own": own, "shared": shared, "saved": saved}
         derivative = jax.tree.unflatten(rule.tree, [sources[kind][k] for kind, k in rule.kept])
-        (found,) = derivative([of_carry, of_extra])
+        with run.at(i):
+            (found,) = derivative([of_carry, of_extra])
         return (found.carry, [a + b for a, b in zip(totals, found.shared, strict=True)]), found.own
 
     steps = (jnp.arange(run.count, dtype=jnp.int32), of_extra, saved)

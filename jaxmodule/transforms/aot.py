@@ -107,13 +107,15 @@ class Compiled(Generic[R]):
     def _plan_for(self, objects: list[Any], treedef: Any, statics: Any) -> Plan:
         kept = self._plan
         call = (treedef, tls.ambient, statics.key(), *map(id, objects))
-        if kept is not None and kept[0] == call and kept[1].layout.current():
+        if kept is not None and kept[0] == call and kept[1].current():
             return kept[1]
         layout = Layout(objects)
         key, expected = self._function._key(layout, treedef, statics), self._lowered._key
         if _no_matter(key) != _no_matter(expected):
             roots = self._lowered._names[1]
             raise TypeError(self._mismatch(program_differences(expected, key, roots, roots)))
+        if not self._program.fresh():
+            raise TypeError(self._mismatch(["an object that the function uses, though it is no argument, has changed"]))
         plan = Plan(layout, self._program)
         plan.watch(objects, _forgetter(self))
         self._plan = (call, plan)
@@ -175,6 +177,8 @@ class _Executable:
 
     def __init__(self, compiled: Any, program: Any) -> None:
         self.donate = program.donate
+        self.draws = program.draws
+        self.strangers, self.fresh = program.strangers, program.fresh
         self.pending = threading.local()
         arrangement = program.arrangement
         self.compiled = compiled if arrangement is None else program.compiled.executable(compiled)

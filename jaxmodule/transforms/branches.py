@@ -66,7 +66,7 @@ def _choose(run: Callable[..., Any], what: str, functions: Iterable[Callable[...
         bodies: list[Body] = []
 
         def branch(function: Callable[..., Any]) -> Callable[..., Any]:
-            body = Body()
+            body = Body(what)
             bodies.append(body)
 
             def call(args: Any, states: list[Any]) -> Any:

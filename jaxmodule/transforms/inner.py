@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import jax
 
 from ..core.box import Box, unbox
+from ..core.context import tls, trace_state
 from ..core.errors import StateError
 from ..core.freeze import Encoding, Node, encode, rebuild
-from ..core.overlay import Overlay, birth, emit, overlaid, read, write
+from ..core.overlay import MISSING, ORDER, Overlay, birth, emit, overlaid, read, write
 from ..core.structure import Layout
 
 T = TypeVar("T")
@@ -211,6 +212,11 @@ def once(function: Callable[..., T], *examples: Any) -> Callable[..., T]:
 class Body:
     """One run of a function inside a transform, and what it did besides returning a value.
 
+    Args:
+        once_only: the transform, for a message, if its function runs never or many times and may therefore not change
+            the structure of what was there before.
+        births: whether it may set attributes that were not there before all the same.
+
     Attributes:
         overlay: where it ran.
         written: the boxes that it wrote and did not make, in order.
@@ -219,7 +225,14 @@ class Body:
         born: the boxes that it made and gave to objects, with the encoding of those that hold no array (`extras`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, once_only: str = "", *, births: bool = False) -> None:
+        self.once_only = once_only
+        self.births = births
+        self._around = [None, trace_state()]
+        outer: Overlay | None = tls.overlay
+        while outer is not None:
+            self._around.append(outer.state)
+            outer = outer.parent
         self.overlay: Overlay
         self.written: list[Box] = []
         self.unknown: list[Box] = []
@@ -240,12 +253,27 @@ class Body:
             self.overlay = overlay
             yield overlay
             overlay.settle()
+            if self.once_only:
+                self._check_structure()
             self.written = [box for box in overlay.written if box not in overlay.born]
             have = {box for states, _ in entering for box in states.boxes}
             self.unknown = [box for box in self.written if box not in have] if known else []
             if self.unknown:
                 undo(overlay)
             self.sinks = [(sink, key) for sink, key, _ in overlay.emitted]
+
+    def _check_structure(self) -> None:
+        """Raise for a change of structure: it would happen once, however often the function runs."""
+        overlay = self.overlay
+        for entry in overlay.journal.values():
+            if entry.birth not in self._around:  # of an object that was made inside
+                continue
+            for key, old, new in entry.changes():
+                made = old is MISSING and (new in overlay.born if isinstance(new, Box) else _made(overlay, new))
+                if not (made and self.births):
+                    raise _structural(self.once_only, key, old, new, made)
+        if overlay.undo:
+            raise _structural(self.once_only, None, MISSING, MISSING, False)
 
     def wrote(self, states: States) -> list[Box]:
         """Which of these boxes it wrote."""
@@ -255,7 +283,7 @@ class Body:
     def extras(self) -> tuple[list[Any], list[Any]]:
         """What else leaves the transform: the values of boxes that it made and gave to objects, and emitted values."""
         overlay = self.overlay
-        kept = {box: None for mapping, _ in overlay.journal.values() for box in mapping.values() if _is_object(box)}
+        kept = {box: None for mapping, *_ in overlay.journal.values() for box in mapping.values() if _is_object(box)}
         born, values = [], []
         for box in overlay.born:
             if box not in kept:
@@ -284,6 +312,35 @@ class Body:
                 f"a value is captured inside {what}, where it may be made never or many times.",
                 "Capture a module outside of it, or return the value.",
             )
+
+
+def _made(overlay: Overlay, value: Any) -> bool:
+    return isinstance(value, Node) and value._birth == overlay.state
+
+
+def _structural(what: str, key: Any, old: Any, new: Any, made: bool) -> StateError:
+    """The error about a change of structure inside a transform."""
+    if made:
+        return StateError(
+            f"a function sets the attribute {key!r} for the first time inside {what}, where it may run never or many "
+            "times.",
+            "Set it in __init__ (to an array of the shape that it will have), or call the module once outside of it.",
+        )
+    shown = ["nothing" if x is MISSING else repr(x) if isinstance(x, _SHOWN) else type(x).__name__ for x in (old, new)]
+    if key is None:
+        change = "requires_grad, or the class, of something"
+    elif isinstance(key, str) and key is not ORDER:
+        change = f"the attribute {key!r} ({shown[0]} -> {shown[1]})"
+    else:
+        change = "hooks"
+    return StateError(
+        f"the function of {what} changes {change}. It is traced once, so that the change would happen once, however "
+        "often the function runs.",
+        "Do it outside; or keep what changes in an array: a buffer, or an attribute that holds a jax.Array.",
+    )
+
+
+_SHOWN = (bool, int, float, str, type(None))
 
 
 def objects_in(tree: Any) -> list[Any]:

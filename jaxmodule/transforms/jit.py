@@ -26,6 +26,7 @@ from .program import Plan, Program, describe, output, tracing
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_MAX_PROGRAMS = 8  # of one key
 _MAX_PLANS = 256  # plans are cheap to make again; a capture block or a short-lived object makes one
 
 
@@ -44,7 +45,7 @@ class JitFunction(Generic[P, R]):
             fun, static_argnums, static_argnames, "static_argnames"
         )
         self._options = options
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, list[Program]] = {}  # several where the objects that they close over differ
         self._plans: dict[Any, Plan] = {}
         self._last: _Last | None = None
         self._label = getattr(fun, "__qualname__", type(fun).__name__)
@@ -68,7 +69,9 @@ class JitFunction(Generic[P, R]):
     def _drop(self, plan: Plan) -> None:
         self._last = None
         self._plans = {k: p for k, p in self._plans.copy().items() if p is not plan}
-        self._programs = {k: p for k, p in self._programs.copy().items() if p is not plan.program}
+        for programs in self._programs.copy().values():
+            if plan.program in programs:
+                programs.remove(plan.program)
 
     def _inputs(self, args: Any, kwargs: Any) -> tuple[list[Any], Any, list[Any], Statics]:
         """The arguments of a call as arrays, the tree that they and the objects make, the objects, what is static."""
@@ -83,7 +86,7 @@ class JitFunction(Generic[P, R]):
         leaves, treedef, objects, statics = self._inputs(args, kwargs)
         key = (treedef, tls.ambient, statics.key() if statics is not NO_STATICS else None, *map(id, objects))
         plan = self._plans.get(key)
-        if plan is None or not plan.layout.current():
+        if plan is None or not plan.current():
             if len(self._plans) > _MAX_PLANS:
                 self._plans.clear()
             args, kwargs = self._split(args, kwargs)[:2] if statics is not NO_STATICS else (args, kwargs)
@@ -102,7 +105,8 @@ class JitFunction(Generic[P, R]):
 
     def _program(self, layout: Layout, objects: list[Any], treedef: Any, statics: Statics) -> Program:
         key = self._key(layout, treedef, statics)
-        program = self._programs.get(key)
+        programs = self._programs.setdefault(key, [])
+        program = next((program for program in programs if program.fresh()), None)
         if program is None:
             arrangement = None
             if self._options.arranged:
@@ -110,7 +114,7 @@ class JitFunction(Generic[P, R]):
                 arrangement = Arrangement(self._options, layout, objects, treedef, statics, prefix)
             history = functools.partial(self._history.note, key, functools.partial(argument_names, self._function))
             program = Program(self._function, treedef, statics, self._options.donate, arrangement, history)
-            program = self._programs.setdefault(key, program)
+            programs[:] = [*programs[1 - _MAX_PROGRAMS :], program]
         return program
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Statics]:
@@ -196,7 +200,7 @@ class _Last:
             else:
                 return None
         generator = default_generator()
-        if id(generator) != self.generator or not self.plan.layout.current():
+        if id(generator) != self.generator or not self.plan.current():
             return None
         objects.append(generator)
         return objects, leaves

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from ..core.box import Box, unbox
@@ -55,11 +56,11 @@ def scan(
     """
     sliced = States(dict.fromkeys(box for obj in objects_in(xs) for box in boxes_of(obj)))
     first, inputs = seal(init), (seal(xs), sliced.read())
-    row = jax.eval_shape(lambda xs: jax.tree.map(lambda x: x[0], xs), inputs)
+    row = jax.eval_shape(lambda xs: jax.tree.map(_row, xs), inputs)
     stacked: list[Box] = []
 
     def trace(carried: States) -> Any:
-        body = Body()
+        body = Body("jm.scan", births=True)
 
         def step(carry: Any, x: Any) -> Any:
             with body.run((carried, carry[1]), (sliced, x[1])) as overlay:
@@ -78,8 +79,14 @@ def scan(
     (last, states), (ys, slices, extras) = lax.scan(step, start, inputs, length, reverse=reverse, unroll=unroll)
     carried.put_back(states, body)
     sliced.write(slices, stacked)
-    body.give_back(extras, lambda stack: stack[0 if reverse else -1])
+    if length != 0 and not any(x.shape[0] == 0 for x in jax.tree.leaves(inputs)):
+        body.give_back(extras, lambda stack: stack[0 if reverse else -1])
     return unseal(last), unseal(ys)
+
+
+def _row(x: Any) -> Any:
+    """One slice of what a scan is over; of no slices, one of the same shape."""
+    return x[0] if x.shape[0] else jnp.zeros(x.shape[1:], x.dtype)
 
 
 def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None) -> Any:
@@ -103,7 +110,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     first = seal(init_val)
 
     def trace(carried: States) -> Any:
-        body = Body()
+        body = Body("jm.fori_loop")
 
         def step(i: Any, carry: Any) -> Any:
             with body.run((carried, carry[1])) as overlay:
@@ -143,7 +150,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     first = seal(init_val)
 
     def trace(carried: States) -> Any:
-        body, test = Body(), Body()
+        body, test = Body("jm.while_loop"), Body("jm.while_loop")
 
         def go_on(carry: Any) -> Any:
             with test.run((carried, carry[1]), known=False):

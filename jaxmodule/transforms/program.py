@@ -7,7 +7,7 @@ the output pytree: so whatever trace JAX picks for a call, the caller gets that 
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -16,19 +16,12 @@ from ..core.box import Box
 from ..core.context import Tracer, tls, trace_state
 from ..core.device import is_abstract
 from ..core.effects import Effects, take
-from ..core.errors import AbstractError, StateError
-from ..core.overlay import Overlay, overlaid
+from ..core.errors import DONATED, KEEP_IT, AbstractError, ClosedOverError, StateError
+from ..core.freeze import traced
+from ..core.overlay import CLOSED_OVER, PASS_IT, Overlay, meet, overlaid
 from ..core.parameter import GradBox, ParamName
-from ..core.structure import Layout, flatten_args, unflatten_args
-
-DONATED = (
-    "its array is deleted: an earlier call (donate=True, donate_argnums, ...) was given this very array for reuse,\n"
-    "from another object that held it too."
-)
-KEEP_IT = (
-    "Give the two objects arrays of their own before such a call, as copy.deepcopy(model) and\n"
-    "other.load_state_dict(jax.tree.map(jnp.copy, model.state_dict())) do; now load a state that is alive into it."
-)
+from ..core.registry import Registry
+from ..core.structure import Layout, flatten_args, layout_of, unflatten_args
 
 
 class Spec:
@@ -64,22 +57,47 @@ jax.tree_util.register_pytree_node(Result, lambda r: (r.arrays, r.spec), Result)
 class Plan:
     """How to call a program with particular objects: where their boxes are."""
 
-    __slots__ = ("_roots", "_written", "layout", "program", "targets", "watchers")
+    __slots__ = ("_generators", "_roots", "_written", "layout", "program", "targets", "watchers")
 
     def __init__(self, layout: Layout, program: Any) -> None:
         self.layout = layout
         self.program = program
         self.targets = layout.targets()
-        self._written: dict[Spec, tuple[list[Box], bool]] = {}
+        self._written: dict[Spec, tuple[list[Box], bool, bool]] = {}
+        self._generators: list[Any] = sorted((box for box in layout.boxes if box._random), key=id)
         # Those of the active captures that want to know of every call's end; a plan is for one set of captures.
         self.watchers = tuple([capture for capture in tls.captures if hasattr(capture, "returned")])
 
+    def current(self) -> bool:
+        """Is everything still as it was when the plan was made?"""
+        return self.layout.current() and (not self.program.strangers or self.program.fresh())
+
     def call(self, objects: list[Any], leaves: list[Any]) -> Any:
         """Run the program on these objects, whose layout the plan has; returns the function's value."""
+        eager = tls.overlay is None and trace_state() is None
+        if self.program.donate and self.program.draws and eager:  # it can run only once
+            with self._drawing():
+                return self._attempt(objects, leaves, False)
+        while True:
+            found = self._attempt(objects, leaves, eager)
+            if found is not None:
+                return found
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """The block in which no other thread draws from the generators among the objects."""
+        with ExitStack() as stack:
+            for box in self._generators:
+                stack.enter_context(box.lock)
+            yield
+
+    def _attempt(self, objects: list[Any], leaves: list[Any], alone: bool) -> Any:
+        """One run; None, with nothing done, if `alone` and another thread has drawn the same random numbers."""
         program = self.program
+        before = [box._value for box in self._generators] if alone else []
         values = self.layout.values()
         if program.donate:
-            values = _unaliased(values, self.layout.boxes)
+            values = _unaliased(values, self.layout.boxes, leaves)
         program.pending.call = (self.layout, objects, False)
         try:
             result = program.compiled(values, leaves)
@@ -88,15 +106,26 @@ class Plan:
             raise
         finally:
             program.pending.call = None
+        if program.strangers and tls.overlay is not None:  # the program around depends on them as well
+            for ref, _ in program.strangers:
+                meet(ref())
         spec = result.spec
         out, arrays = result.arrays
         written = self._written.get(spec)
         if written is None:
             boxes = [self.targets[i] for i in spec.effects.boxes]
-            written = self._written[spec] = (boxes, not any(isinstance(box, GradBox) for box in boxes))
-        boxes, plain = written
+            plain, draws = not any(isinstance(box, GradBox) for box in boxes), any(box._random for box in boxes)
+            written = self._written[spec] = (boxes, plain, draws)
+            program.draws |= draws
+        boxes, plain, draws = written
         fast = plain and tls.overlay is None and trace_state() is None
-        spec.effects.apply(arrays, self.member, boxes, fast)
+        if draws and alone:
+            with self._drawing():
+                if not program.donate and any(a._value is not b for a, b in zip(self._generators, before, strict=True)):
+                    return None
+                spec.effects.apply(arrays, self.member, boxes, fast)
+        else:
+            spec.effects.apply(arrays, self.member, boxes, fast)
         for watcher in self.watchers:
             watcher.returned()
         return spec, output(spec, out, self.member)
@@ -140,9 +169,17 @@ def output(spec: Spec, out: list[Any], member: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _unaliased(values: list[Any], boxes: list[Box]) -> list[Any]:
-    """The values to donate: a second reference to one array, and generators' states, are replaced by copies."""
-    seen: set[int] = set()
+def _name(error: StateError, layout: Layout, objects: list[Any]) -> None:
+    """Say which box of the arguments an error is about, if no module call that it passed has done so."""
+    boxes = [*layout.boxes[: len(layout.names)], *[box for box, _ in layout.cells]]
+    for box, name in zip(boxes, [*layout.names, *layout.cell_names], strict=True):
+        if box is error.box and not error.path:
+            error.path, error.owner = name, type(objects[0]).__name__
+
+
+def _unaliased(values: list[Any], boxes: list[Box], leaves: list[Any]) -> list[Any]:
+    """The values to donate: what else is a reference to one array, and generators' states, are replaced by copies."""
+    seen = set(map(id, leaves))
     for i, value in enumerate(values):
         if id(value) in seen or (i < len(boxes) and boxes[i]._foreign):
             values[i] = value.copy()
@@ -151,14 +188,20 @@ def _unaliased(values: list[Any], boxes: list[Box]) -> list[Any]:
 
 
 def _explain(error: Exception, layout: Layout, values: list[Any]) -> None:
-    """Raise a better error where a call failed for an array that isn't there, or was given to an earlier call."""
+    """Raise a better error where a call failed for an array that isn't there, or was given to an earlier call.
+
+    Where the call itself failed after it was given arrays, a note says so.
+    """
     without = [name for value, name in zip(values, layout.names, strict=False) if is_abstract(value)]
     if without:
         raise AbstractError(without, "a compiled function was called with a model") from error
     for value, box, name in zip(values, layout.boxes, [*layout.names, *[None] * len(values)], strict=False):
         if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_deleted():
+            if not any(word in str(error) for word in ("deleted", "donated")):
+                error.add_note(f"{name or 'A gradient'} and what else was donated to this call is gone: load a state.")
+                return
             better = StateError(DONATED, KEEP_IT, box)
-            better.path = name or "a parameter's gradient"
+            better.path, better.owner = name or "a parameter's gradient", "an argument"
             raise better from error
 
 
@@ -190,6 +233,8 @@ class Program:
         self.donate = donate and arrangement is None
         self.history = history
         self.pending = threading.local()
+        self.draws = False  # has a trace drawn random numbers?
+        self.strangers: list[tuple[weakref.ref[Any], Any]] = []  # with the structure that they had, see `strangers`
 
         def pure(values: list[Any], leaves: list[Any]) -> Result:
             return self._pure(values, leaves)
@@ -207,16 +252,29 @@ class Program:
             self.history(self.treedef, self.statics, objects, values, leaves)
         with tracing(layout, values) as overlay:
             args, kwargs = unflatten_args(self.treedef, leaves, objects)
-            out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
+            try:
+                out = self.function(*self.statics.merge(args), **kwargs, **self.statics.kwargs)
+            except StateError as error:
+                _name(error, layout, objects)
+                raise
             if self.donate:  # what is donated and not written comes back as it is, or the box would hold a dead array
                 for box in (*layout.boxes, *[box for box, _ in layout.cells]):
                     overlay.written.setdefault(box)
             if self.arrangement is not None:
                 out = self.arrangement.finish(overlay, layout, out)
             spec, out_leaves, arrays = describe(overlay, layout, objects, out)
+            found = strangers(overlay, layout)
             if lowering:
                 overlay.roll_back()
+        known = [ref() for ref, _ in self.strangers]
+        new = [node for node in found if not any(node is other for other in known)]
+        self.strangers += [(weakref.ref(node), layout_of(node).structure) for node in new]
         return Result(spec, (out_leaves, arrays))
+
+    def fresh(self) -> bool:
+        """Are the objects that it uses beside its arguments as they were when it was traced?"""
+        found = [(ref(), structure) for ref, structure in self.strangers]
+        return all(node is not None and layout_of(node).structure is structure for node, structure in found)
 
 
 @contextmanager
@@ -232,10 +290,13 @@ def tracing(layout: Layout, values: list[Any]) -> Iterator[Overlay]:
 def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> tuple[Spec, list[Any], list[Any]]:
     """The outputs of a traced call: the function's own, with references for the objects in it, and the effects."""
     spec = Spec()
-    after = Layout(objects) if overlay.journal else layout
+    _check_watched(layout)
+    after = Layout(objects) if overlay.journal or overlay.undo else layout
     targets = layout.targets()
     position = {id(member): i for i, member in enumerate([*targets, *[ref() for ref in layout.nodes]])}
     spec.structural = after.structure is not layout.structure or set(map(id, after.targets())) != set(map(id, targets))
+    changed = [_changed(overlay, node) for node in strangers(overlay, layout, after)]
+    spec.structural |= True in changed
     kept = [box for box in after.targets() if box in overlay.born] if spec.structural else []
     effects, arrays = take(overlay, kept)
 
@@ -258,6 +319,42 @@ def describe(overlay: Overlay, layout: Layout, objects: list[Any], out: Any) -> 
             spec.objects.append(("tree", (tree, len(leaves))))
             leaves += inside
     return spec, leaves, arrays
+
+
+def _check_watched(layout: Layout) -> None:
+    """Raise where a tracer was put into a plain Python object that a module holds: it would stay there."""
+    for value, _, name in layout.watched:
+        if traced(value):
+            raise StateError(
+                f"a traced array was put into {name!r}, a {type(value).__name__}, and can't get out of the trace.",
+                "Keep arrays in attributes of the module itself, in a dict or list there, or return them.",
+            )
+
+
+def strangers(overlay: Overlay, *layouts: Layout) -> list[Any]:
+    """The objects that a trace used though they are in no argument: a loss module, say, that the function closes over.
+
+    They are read while it is traced, so a program depends on their structure; arrays of theirs can't be read.
+    """
+    known = {id(ref()) for layout in layouts for ref in layout.nodes}
+    return [node for node in overlay.met.values() if id(node) not in known]
+
+
+def _changed(overlay: Overlay, node: Any) -> bool:
+    """Did a trace change the structure of an object?
+
+    Raises:
+        ClosedOverError: it gave it an array, which could not get out of the trace.
+    """
+    own = node.__dict__
+    mappings = [own, *[value for value in own.values() if isinstance(value, Registry)]]
+    changes = [c for m in mappings if id(m) in overlay.journal for c in overlay.journal[id(m)].changes()]
+    for key, _, new in changes:
+        if isinstance(new, Box) and new in overlay.born:
+            error = ClosedOverError(CLOSED_OVER, PASS_IT, new)
+            error.path, error.owner = str(key), type(node).__name__
+            raise error
+    return bool(changes)
 
 
 def _born(item: Any, overlay: Overlay) -> bool:

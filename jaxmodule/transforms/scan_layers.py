@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from ..core.box import Box
 from ..core.context import set_ambient, tls
-from ..core.errors import StateError
 from ..core.overlay import emit
 from ..core.structure import Layout
 from ._jit_diff import structure_differences
@@ -49,7 +48,8 @@ def scan_layers(
         TypeError: a layer's output has another shape or dtype than its input.
 
     Note:
-        `jm.capture` gets each layer's values under the layer's own name. Hooks run once, for the first layer.
+        `jm.capture` gets each layer's values under the layer's own name. Hooks must be the same functions on all
+        layers. They run once, when the first layer is traced; those with `on_host=True` run for each layer.
         What it costs and saves: benchmarks/compile_depth.py.
 
     Example:
@@ -72,11 +72,12 @@ def scan_layers(
         of_aux: list[Any] = []
 
         def trace(carried: States) -> Any:
-            body = Body()
+            body = Body("jm.scan_layers")
             captures = tuple(_Captures(capture, stack) for capture in tls.captures)
 
             def layer(own: list[Any], state: Any, of_carried: list[Any]) -> Any:
-                with _captured(captures), body.run((stack.states, own), (carried, of_carried)) as overlay:
+                *own, i = own
+                with stack.at(i), _captured(captures), body.run((stack.states, own), (carried, of_carried)) as overlay:
                     out = first(unseal(jax.tree.unflatten(tree, state)), *args, **kwargs)
                     if has_aux and not (isinstance(out, tuple) and len(out) == 2):
                         raise TypeError(f"with has_aux=True a layer must return (x, aux), got {type(out).__name__}")
@@ -86,11 +87,10 @@ def scan_layers(
                     aux = seal(aux, overlay)
                 flat, structure = jax.tree.flatten((aux, stack.written(body), body.extras()))
                 of_aux[:] = [structure]
-                _check_no_births(body)
                 return new_leaves, carried.leave(overlay), flat
 
-            weights_of = [states.read() for states in stack.states_of]
-            return (Run(layer, weights_of, leaves, carried.read(), policy, unroll), body), [body]
+            weights_of = [[*states.read(), jnp.int32(i)] for i, states in enumerate(stack.states_of)]
+            return (Run(layer, weights_of, leaves, carried.read(), policy, unroll, stack.at), body), [body]
 
         carried, (run, body) = settled(trace)
         last, of_carried, rest = run.selecting() if weights == "select" else run.stacking()
@@ -106,28 +106,70 @@ def scan_layers(
 
 
 class _Stack:
-    """Layers of one structure, and which boxes of theirs correspond."""
+    """Layers of one structure, and which boxes and modules of theirs correspond.
+
+    Attributes:
+        index: which layer it is whose body, or derivative, is being traced; for hooks that see values.
+        began: for `jm.debug`, when it saw something in here first.
+    """
 
     def __init__(self, layers: list[Any]) -> None:
         if not layers:
             raise ValueError("jm.scan_layers got no layers")
         self.layers = layers
-        self.layouts = [Layout((layer,)) for layer in layers]
+        self.index: Any = None
+        self.began: dict[Any, int] = {}
+        tls.alike = True
+        try:
+            self.layouts = [Layout((layer,)) for layer in layers]
+        finally:
+            tls.alike = False
         structure = self.layouts[0].structure
         for i, layout in enumerate(self.layouts):
             if layout.structure is not structure:
                 found = structure_differences(structure.key, layout.structure.key, [""], [""])
+                what = found[0].removeprefix(": ") if found else "their structure"
                 raise ValueError(
-                    f"jm.scan_layers: layers 0 and {i} differ in {found[0] if found else 'their structure'}. "
-                    "Only equal layers can be run as one loop."
+                    f"jm.scan_layers: layers 0 and {i} differ in {what}. Only equal layers can be run as one loop."
                 )
         rows = list(zip(*[self._boxes(layout) for layout in self.layouts], strict=True))
-        for name, row in zip(self.layouts[0].names, rows, strict=False):
+        names = [*self.layouts[0].names, *self.layouts[0].cell_names]
+        for name, row in zip(names, rows, strict=True):
             self._check(name, row)
         own = [row for row in rows if len(set(row)) == len(layers)]  # the others are shared by all layers
+        self._check_apart(dict(zip(rows, names, strict=True)))
+        nodes = [[ref() for ref in layout.nodes] for layout in self.layouts]
+        self._nodes = {id(row[0]): row for row in zip(*nodes, strict=True)}
         self.rows: list[tuple[Box, ...]] = own
         self.states_of = [States(boxes) for boxes in zip(*own, strict=True)] or [States(()) for _ in layers]
         self.states = self.states_of[0]
+
+    @contextmanager
+    def at(self, index: Any) -> Iterator[None]:
+        """The block in which the first layer stands for the one of this number."""
+        outer, tls.stack = (tls.stack, self.index), self
+        self.index = index
+        try:
+            yield
+        finally:
+            tls.stack, self.index = outer
+
+    def counterparts(self, module: Any) -> tuple[Any, ...] | None:
+        """What a module of the first layer is in each layer; None for one that isn't in it."""
+        return self._nodes.get(id(module))
+
+    @staticmethod
+    def _check_apart(names: dict[tuple[Box, ...], str]) -> None:
+        """Raise for a box that is in different places of different layers: its value would be two."""
+        place: dict[Box, str] = {}
+        for row, name in names.items():
+            for box in set(row):
+                if box in place:
+                    raise ValueError(
+                        f"jm.scan_layers: {place[box]} of one layer is {name} of another. Layers that share state all "
+                        "share it under one name, or can't be run as one loop."
+                    )
+                place[box] = name
 
     @staticmethod
     def _boxes(layout: Layout) -> list[Box]:
@@ -138,6 +180,8 @@ class _Stack:
             seen: dict[Box, int] = {}
             first, second = next((seen[b], i) for i, b in enumerate(row) if seen.setdefault(b, i) != i)
             raise ValueError(f"jm.scan_layers: layers {first} and {second} share {name}, and others don't.")
+        if row[0]._container:
+            return
         kinds = [(box.value.shape, box.value.dtype) for box in row]
         for i, (shape, dtype) in enumerate(kinds):
             if (shape, dtype) != kinds[0]:
@@ -176,7 +220,7 @@ class _Captures:
         if place is None:
             name = self._outside(module)
             return None if name is None else [name]  # shared by the layers: every call is one
-        return place if any(self._names[place]) else None
+        return place if any(name is not None for name in self._names[place]) else None
 
     def relation(self, index: dict[int, int]) -> Any:
         """As of the capture."""
@@ -208,14 +252,4 @@ def _check_same(tree: Any, before: list[Any], new_tree: Any, after: list[Any]) -
         raise TypeError(
             f"jm.scan_layers: a layer takes x as {', '.join(kinds[0])} and returns {', '.join(kinds[1])}: what goes "
             f"from layer to layer keeps its form{'' if tree == new_tree else f' ({tree} and {new_tree})'}."
-        )
-
-
-def _check_no_births(body: Body) -> None:
-    if body.born:
-        new = body.born[0][0]
-        name = next(key for m, _ in body.overlay.journal.values() for key, value in m.items() if value is new)
-        raise StateError(
-            f"a layer sets the attribute {name!r} for the first time inside jm.scan_layers.",
-            "Set it in __init__ (to an array of the shape it will have), or run the layers once outside of it.",
         )
