@@ -180,7 +180,8 @@ def newest(directory: str, step: int | None) -> tuple[Found, dict[str, Any], _Co
         steps = ", ".join(str(found.step) for found in there[:10]) + (", …" if len(there) > 10 else "")
         raise FileNotFoundError(f"{directory!r} has no checkpoint of step {step}; it has those of {steps}")
     listed = "".join(f"\n  {path!r}: {why}" for path, why in skipped)
-    raise FileFormatError(f"{directory!r} has no checkpoint that is whole:{listed}")
+    which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+    raise FileFormatError(f"{directory!r} has {which} that is whole:{listed}")
 
 
 def _identities(there: list[Found]) -> list[Any]:
