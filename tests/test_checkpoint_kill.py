@@ -507,6 +507,24 @@ def test_without_locks(directory, monkeypatch):
     assert load(directory).extra == 5
 
 
+def test_another_save_moves_the_old_one_away_first(directory, unsynced, monkeypatch):
+    """Between the look at the name with .old and the rename to it, another save may take it."""
+    save(directory, 1)
+    rename, taken = os.rename, []
+
+    def raced(a, b):
+        if str(b).endswith(".old") and not taken:
+            taken.append(b)
+            shutil.copytree(a, b)
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", raced)
+    save(directory, 1, 5)
+    assert taken
+    assert load(directory, 1).extra == 5
+    assert os.listdir(directory) == ["step_00000001"]
+
+
 def test_many_threads(directory, unsynced):
     """Saves of all kinds at once, and a reader who never finds nothing."""
     save(directory, 0)
