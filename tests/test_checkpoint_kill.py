@@ -84,7 +84,7 @@ def refused(directory, path, file: str | None = None) -> str:
     assert where == str(path)
     assert str(caught[0].message).endswith(why)
     assert (file or str(path)) in why
-    with pytest.raises(FileFormatError, match="no checkpoint that is whole"):
+    with pytest.raises(FileFormatError, match="has no checkpoint of step 2 that is whole"):
         load(directory, 2)
     return why
 
@@ -396,12 +396,24 @@ def test_full_disk(directory):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=f"File too large: '{directory / 'step_00000002'}'"):
             save_checkpoint(directory, 2, extra=np.ones(1 << 20), generator=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(directory) == ["step_00000001"]
     assert load(directory).step == 1
+
+
+def test_a_directory_that_may_not_be_written_to(directory, monkeypatch):
+    """The checkpoint is named, not the hidden folder in which it is made."""
+
+    def refuse(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    directory.mkdir()
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(PermissionError, match=f"Permission denied: '{directory / 'step_00000002'}'"):
+        save(directory, 2)
 
 
 def test_no_directory_to_write_to(tmp_path):
@@ -493,6 +505,24 @@ def test_without_locks(directory, monkeypatch):
     save(directory, 1)
     save(directory, 1, 5)
     assert load(directory).extra == 5
+
+
+def test_another_save_moves_the_old_one_away_first(directory, unsynced, monkeypatch):
+    """Between the look at the name with .old and the rename to it, another save may take it."""
+    save(directory, 1)
+    rename, taken = os.rename, []
+
+    def raced(a, b):
+        if str(b).endswith(".old") and not taken:
+            taken.append(b)
+            shutil.copytree(a, b)
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", raced)
+    save(directory, 1, 5)
+    assert taken
+    assert load(directory, 1).extra == 5
+    assert os.listdir(directory) == ["step_00000001"]
 
 
 def test_many_threads(directory, unsynced):

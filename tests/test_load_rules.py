@@ -161,6 +161,9 @@ def test_prefixes_come_off_before_the_rules() -> None:
         ({"rename": {"0.weight": "0.bias"}}, ValueError, "'0.weight' and '0.bias' of the .* both become '0.bias'"),
         ({"rename": [(re.compile(r"\d\."), "")]}, ValueError, "would both become 'weight'"),
         ({"rename": "0"}, TypeError, r"rename takes a dict, or a list of \(pattern, replacement\), not '0'"),
+        ({"rename": str.upper}, TypeError, "not <method 'upper' of 'str' objects>; for a function, load `{function"),
+        ({"rename": 3}, TypeError, r"rename takes a dict, or a list of \(pattern, replacement\), not 3"),
+        ({"rename": [(re.compile("0"), r"\9")]}, ValueError, r"the rule '0' of rename: its replacement '.*9' is none"),
         ({"rename": ["0"]}, TypeError, r"a rule of rename is \(pattern, replacement\), not '0'"),
         ({"rename": {"": "x"}}, TypeError, "a pattern of rename is text or re.compile"),
         ({"rename": {"0": 3}}, TypeError, r"a rule of rename is \(pattern, replacement\)"),
@@ -190,7 +193,10 @@ def test_a_name_that_is_no_text() -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "backbone."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "encoder.module.", "model._orig_mod."],
+)
 def test_a_failed_load_suggests_the_prefix(prefix: str, strict: bool) -> None:
     with pytest.raises(RuntimeError, match=re.escape(f"`strip_prefix={prefix!r}` takes it off")):
         net().load_state_dict(wrapped(net().state_dict(), prefix), strict=strict)
@@ -200,6 +206,12 @@ def test_other_advice() -> None:
     state = net().state_dict()
     with pytest.raises(RuntimeError, match=re.escape("load `state_dict['model']`")):
         net().load_state_dict({"model": state, "epoch": 3})
+    lightning = {"epoch": 3, "state_dict": wrapped(state, "model."), "loops": {}}
+    with pytest.raises(RuntimeError, match=r"under 'state_dict', its names with 'model\.' before them") as caught:
+        net().load_state_dict(lightning)
+    advice = re.search(r"load `(.*)`, `strip_prefix=(.*)`", str(caught.value))
+    assert advice is not None
+    assert net().load_state_dict(eval(advice[1], {"state_dict": lightning}), strip_prefix=eval(advice[2])) == ([], [])
     between = {name.replace("0.", "0._orig_mod."): value for name, value in state.items()}
     with pytest.raises(RuntimeError, match=re.escape("Wrappers have put names of theirs between")) as caught:
         net().load_state_dict(between)
@@ -261,6 +273,18 @@ def test_64_bits_are_said_to_be_cut(given: Any) -> None:
     cut = str(np.dtype(given)).replace("64", "32")
     assert report.cast == [("weight", str(np.dtype(given)), cut)]
     assert model.weight.dtype == cut
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("value", [2**31, -(2**40)])
+def test_integers_that_have_no_place_are_refused(tmp_path: Path, value: int, mmap: bool) -> None:
+    model = nn.BatchNorm1d(2)
+    jm.save({**model.state_dict(), "num_batches_tracked": np.array(value)}, tmp_path / "a.safetensors")
+    match = f"a value of num_batches_tracked has no place in the model: {value} is no int32; .*jax_enable_x64"
+    with pytest.raises(RuntimeError, match=match):
+        model.load_state_dict(jm.load(tmp_path / "a.safetensors", mmap=mmap))
+    model.load_state_dict({**model.state_dict(), "num_batches_tracked": np.array(2**31 - 1)})
+    assert int(model.num_batches_tracked) == 2**31 - 1
 
 
 def test_casts_round_as_jax_does(tmp_path: Path) -> None:

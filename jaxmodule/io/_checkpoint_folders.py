@@ -9,6 +9,7 @@ A save holds a shared lock on the checkpoints' folder (`flock`, which the system
 gets the lock alone knows that no save is running, and that temporary names are those of saves that were killed.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ except ImportError:  # pragma: no cover - Windows
 
 _OLD = ".old"
 _TURNS = 100  # at giving a folder its name, while other saves do the same
+_RACED = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # another save of this step was quicker
 _STEP = re.compile(r"step_([0-9]{8,18})(\.old)?")
 _ATTEMPTS = 5
 _TEMPORARY = re.compile(r"\.step_[0-9]{8,18}\.[0-9a-f]{12}\.tmp")
@@ -127,10 +129,13 @@ def publish(made: str, path: str) -> None:
             if os.path.islink(path) or not os.path.isdir(path) or turn == _TURNS - 1:
                 raise
         replaced = path + _OLD
-        with suppress(FileNotFoundError):  # another save of this step was quicker with one of the two
+        try:
             if os.path.lexists(replaced):
                 discard(replaced)
             os.rename(path, replaced)
+        except OSError as error:
+            if error.errno not in _RACED:
+                raise
     sync_folder(directory)
     if replaced:
         with suppress(OSError):  # the new one is there: who saves next tries again
@@ -180,7 +185,8 @@ def newest(directory: str, step: int | None) -> tuple[Found, dict[str, Any], _Co
         steps = ", ".join(str(found.step) for found in there[:10]) + (", …" if len(there) > 10 else "")
         raise FileNotFoundError(f"{directory!r} has no checkpoint of step {step}; it has those of {steps}")
     listed = "".join(f"\n  {path!r}: {why}" for path, why in skipped)
-    raise FileFormatError(f"{directory!r} has no checkpoint that is whole:{listed}")
+    which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+    raise FileFormatError(f"{directory!r} has {which} that is whole:{listed}")
 
 
 def _identities(there: list[Found]) -> list[Any]:

@@ -55,6 +55,11 @@ class ArrayFile:
         """`count` bytes from `offset` on; fewer only where the file ends."""
         return os.pread(self._fd, count, offset)
 
+    def check_size(self) -> None:
+        """Raise FileFormatError if the file has become shorter: touching the map there would end the process."""
+        if os.fstat(self._fd).st_size < self.size:
+            raise FileFormatError(f"{self.path!r} became shorter after it was opened")
+
     @cached_property
     def map(self) -> mmap.mmap:
         """The whole file in the address space."""
@@ -125,6 +130,7 @@ class FileArray:
         """The file's own bytes as a read-only array, in the file's byte order; nothing is read yet."""
         if not self.size:
             return np.empty(self.shape, self.stored)
+        self.file.check_size()
         steps = self.strides and tuple(step * self.stored.itemsize for step in self.strides)
         return np.ndarray(self.shape, self.stored, self.file.map, self.offset, steps)  # pyright: ignore
 

@@ -1,9 +1,26 @@
 """Files that appear whole or not at all."""
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from typing import BinaryIO
 
-__all__ = ["Replacing", "sync_folder"]
+__all__ = ["Replacing", "naming", "sync_folder"]
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_KEPT = 50  # characters of a name that its temporary name has: a name of 255 bytes, the most there may be, has one too
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors of the system in a block name `path`, the file that is wanted, and not a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 class Replacing:
@@ -22,27 +39,35 @@ class Replacing:
     """
 
     def __init__(self, path: str) -> None:
+        self.given = path
         self.path = os.path.realpath(path)  # through a symbolic link, not in its place
         folder, name = os.path.split(self.path)
-        self.temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
+        self.temporary = os.path.join(folder, f".{name[:_KEPT]}.{os.urandom(6).hex()}.tmp")
 
     def __enter__(self) -> BinaryIO:
-        self.file = open(self.temporary, "xb")
+        with naming(self.given):
+            self.file = open(self.temporary, "xb")
         return self.file
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            error.filename = self.given  # write() doesn't know it
+        with naming(self.given):
+            self._end(kind is None)
+
+    def _end(self, well: bool) -> None:
         try:
-            if kind is None:
+            if well:
                 self.file.flush()
                 os.fsync(self.file.fileno())
             self.file.close()
-            if kind is None:
+            if well:
                 os.replace(self.temporary, self.path)
         finally:
             self.file.close()
             if os.path.exists(self.temporary):
                 os.unlink(self.temporary)
-        if kind is None:
+        if well:
             sync_folder(os.path.dirname(self.path))
 
 

@@ -16,6 +16,7 @@ from . import _checkpoint_parts as parts
 from ._checkpoint_folders import Found
 from ._checkpoint_parts import Checkpoint, CheckpointWarning
 from ._checkpoint_tree import encode
+from .atomic import naming
 
 __all__ = [
     "Checkpoint",
@@ -91,9 +92,10 @@ def save_checkpoint(
     with folders.saving(directory):
         made = folders.temporary(path)
         try:
-            os.mkdir(made)
-            _write(made, step, encoded, {name: getattr(state, "_metadata", None) for name, state in found.items()})
-            folders.publish(made, path)
+            with naming(path):
+                os.mkdir(made)
+                _write(made, step, encoded, {name: getattr(state, "_metadata", None) for name, state in found.items()})
+                folders.publish(made, path)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

@@ -39,6 +39,7 @@ __all__ = ["read", "write"]
 _DTYPES = "__jaxmodule_dtypes__"
 _CONSTANT = 256 << 20
 _MAX_HEADER = 10_000  # numpy's own limit
+_MAX_NAME = (1 << 16) - 1  # bytes, with the ending: a zip archive's limit
 _STEP = 1 << 20
 
 
@@ -52,6 +53,8 @@ def write(obj: Mapping[str, Any], path: str) -> None:
         tensor = value.value if isinstance(value, Box) else value
         if not isinstance(name, str) or name == _DTYPES or "\0" in name:
             raise TypeError(f"{path!r}: {name!r} cannot be the name of an array in a .npz file")
+        if len(os.fsencode(f"{name}.npy")) > _MAX_NAME:
+            raise ValueError(f"{path!r}: {brief(name)} has {len(name)} characters; a .npz file has no place for them")
         if not isinstance(tensor, jax.Array | np.ndarray | np.generic | FileArray) and not is_torch(tensor):
             raise TypeError(
                 f"{path!r}: {name!r} is a {type(tensor).__name__}; a .npz file holds arrays only. A .msgpack or .pt "
@@ -62,13 +65,18 @@ def write(obj: Mapping[str, Any], path: str) -> None:
             extended[name] = known
         elif known.startswith("key<"):
             raise TypeError(f"{path!r}: {name!r} is a PRNG key; save its data, `jax.random.key_data(key)`")
-        elif not is_torch(tensor) and np.dtype(tensor.dtype).kind not in "biufcUSmM":
+        elif not is_torch(tensor) and (np.dtype(tensor.dtype).kind not in "biufcUSmM" or _is_long(tensor.dtype)):
             raise TypeError(f"{path!r}: {name!r} has dtype {tensor.dtype}, which a .npz file has no place for")
     with Replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, value in obj.items():
             _add(archive, name, value.value if isinstance(value, Box) else value, raw=name in extended)
         if extended:
             _add(archive, _DTYPES, np.array(json.dumps(extended)), raw=False)
+
+
+def _is_long(dtype: Any) -> bool:
+    """Is it C's long double, or two of them?"""
+    return np.dtype(dtype).char in "gG"
 
 
 def _extended(name: Any) -> np.dtype | None:
@@ -219,6 +227,11 @@ def _npy_header(path: str, name: str, head: bytes) -> tuple[int, np.dtype, tuple
         raise FileFormatError(
             f"{path!r}: {name!r} holds Python objects, which only pickle can read, and a pickle can run any code. "
             "numpy.load(path, allow_pickle=True) does it, for a file that you trust."
+        )
+    if _is_long(dtype):
+        raise FileFormatError(
+            f"{path!r}: {name!r} has dtype {dtype}, which JAX doesn't have, and which is not the same on every "
+            "machine. Save it as float64 or complex128."
         )
     strides = None
     if fortran and len(shape) > 1:

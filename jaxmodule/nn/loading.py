@@ -136,11 +136,19 @@ def _new_array(source: Any, shape: tuple[int, ...], dtype: np.dtype, place: Any)
         return _in_parts(source, dtype, place)
     host = source.read() if _is_deferred(source) else source
     if host is source or host.dtype != dtype:
-        # Of an alignment that JAX takes over without a second copy; casts and copies in one pass.
-        out = aligned_empty(host.size, dtype).reshape(shape)
-        out[...] = host.reshape(shape)
-        host = out
+        host = _copied(host.reshape(shape), dtype)
     return jax.device_put(host.reshape(shape), place)
+
+
+def _copied(host: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A copy in another dtype, of an alignment that JAX takes over without a second one."""
+    if host.dtype in (np.int64, np.uint64) and dtype.kind in "iu" and host.size:
+        limits, least, most = np.iinfo(dtype), int(host.min()), int(host.max())
+        if least < limits.min or most > limits.max:
+            raise OverflowError(f"{most if most > limits.max else least} is no {dtype}")
+    out = aligned_empty(host.size, dtype).reshape(host.shape)
+    out[...] = host  # casts and copies in one pass
+    return out
 
 
 def _in_parts(source: Any, dtype: np.dtype, place: Any) -> jax.Array:
@@ -150,10 +158,7 @@ def _in_parts(source: Any, dtype: np.dtype, place: Any) -> jax.Array:
     def part(index: Any) -> np.ndarray:
         key = repr(index)
         if key not in parts:
-            found = source[index]
-            out = aligned_empty(found.size, dtype).reshape(found.shape)
-            out[...] = found
-            parts[key] = out
+            parts[key] = _copied(source[index], dtype)
         return parts[key]
 
     return jax.make_array_from_callback(source.shape, place, part)
@@ -230,7 +235,13 @@ def load_box(box: Box, key: str, given: Any, options: Options, failed: bool) -> 
         return f"dtype mismatch for {key}: {own} in the state dict, {dtype} in the model, which has no imaginary part"
     if failed and _is_deferred(source):
         return None
-    new = _new_array(source, shape, dtype, None if options.assign and not is_abstract(old) else _place(old))
+    place = None if options.assign and not is_abstract(old) else _place(old)
+    try:
+        new = _new_array(source, shape, dtype, place)
+    except OverflowError as error:
+        wide = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+        advice = "" if wide else "; jax.config.update('jax_enable_x64', True) gives integers 64 bits"
+        return f"a value of {key} has no place in the model: {error}{advice}"
     if new.dtype != old.dtype:
         options.retyped[box] = (str(old.dtype), str(new.dtype))
     options.given[box] = given

@@ -6,7 +6,7 @@ anywhere and substituted, as `re.sub` does.
 """
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ Rules = Mapping[str, str] | Sequence[tuple[str | re.Pattern[str], str]]
 
 # What wrappers put in front of every name: DataParallel and DDP, torch.compile, Lightning and Hugging Face, FSDP.
 KNOWN_PREFIXES = ("module.", "_orig_mod.", "model.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "net.")
+_MOST_WRAPPERS = 4
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -58,20 +59,47 @@ def suggestion(state: Mapping[str, Any], own: Iterable[str]) -> str:
     keys, own = [key for key in state if isinstance(key, str)], set(own)
     if not keys or not own:
         return ""
-    nested = [key for key in keys if isinstance(state[key], Mapping) and own & set(state[key])]
+    nested = _nested(state, keys, own)
     if nested:
-        return f"The state dict holds that of the model under {nested[0]!r}: load `state_dict[{nested[0]!r}]`."
-    first = f"{keys[0].partition('.')[0]}."
-    for prefix in dict.fromkeys((*KNOWN_PREFIXES, first)):
-        inside = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
-        if own & set(inside) and not own & set(keys):
-            return f"The names begin with {prefix!r}: `strip_prefix={prefix!r}` takes it off."
+        return nested
+    if prefix := prefix_of(keys, own):
+        return f"The names begin with {prefix!r}: `strip_prefix={prefix!r}` takes it off."
     if any(_WRAPPERS.search(key) and _WRAPPERS.sub("", key) in own for key in keys):
         return f'Wrappers have put names of theirs between: `rename=[(re.compile(r"{_WRAPPERS.pattern}"), "")]`.'
     outer = {name.partition(".")[0] for name in own}
     for prefix in sorted(outer):
         if not own & set(keys) and any(f"{prefix}.{key}" in own for key in keys):
             return f'The model\'s names begin with {prefix!r}: `rename=[(re.compile("^"), "{prefix}.")]` puts it there.'
+    return ""
+
+
+def prefix_of(names: Iterable[Any], own: Iterable[str]) -> str | None:
+    """What to take off the beginning of `names` so that some are among `own`: "" for nothing, None if nothing helps.
+
+    One wrapper may be around another: "module._orig_mod.".
+    """
+    own = set(own)
+    tried = deque([("", [name for name in names if isinstance(name, str)])])
+    while tried:
+        taken, left = tried.popleft()
+        if own & set(left):
+            return taken
+        first = f"{left[0].partition('.')[0]}." if left and not taken else "module."
+        for prefix in dict.fromkeys((*KNOWN_PREFIXES, first)):
+            inside = [name[len(prefix) :] for name in left if name.startswith(prefix)]
+            if inside and taken.count(".") < _MOST_WRAPPERS:
+                tried.append((taken + prefix, inside))
+    return None
+
+
+def _nested(state: Mapping[str, Any], keys: list[str], own: set[str]) -> str:
+    """A sentence for a checkpoint whose entry is the state dict, under the model's names or under others."""
+    found = [(key, prefix_of(state[key], own)) for key in keys if isinstance(state[key], Mapping)]
+    for key, prefix in sorted(found, key=lambda item: bool(item[1])):
+        if prefix is not None:
+            begin, end = (f", its names with {prefix!r} before them", f", `strip_prefix={prefix!r}`")
+            begin, end = (begin, end) if prefix else ("", "")
+            return f"The state dict holds that of the model under {key!r}{begin}: load `state_dict[{key!r}]`{end}."
     return ""
 
 
@@ -87,6 +115,10 @@ def _pairs(rules: Rules | None) -> list[Any]:
         return []
     if isinstance(rules, str):
         raise TypeError(f"rename takes a dict, or a list of (pattern, replacement), not {rules!r}")
+    if not isinstance(rules, Iterable):
+        advice = "; for a function, load `{function(name): value for name, value in state_dict.items()}`"
+        kind = advice if callable(rules) else ""
+        raise TypeError(f"rename takes a dict, or a list of (pattern, replacement), not {rules!r}{kind}")
     return list(rules.items() if isinstance(rules, Mapping) else rules)
 
 
@@ -112,7 +144,10 @@ def _rule(rule: Any) -> _Step:
 
 
 def _substituted(pattern: re.Pattern[str], new: str, name: str) -> str | None:
-    out, count = pattern.subn(new, name)
+    try:
+        out, count = pattern.subn(new, name)
+    except (re.error, IndexError) as error:
+        raise ValueError(f"the rule {pattern.pattern!r} of rename: its replacement {new!r} is none: {error}") from error
     return out if count else None
 
 

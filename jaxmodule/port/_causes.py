@@ -35,8 +35,9 @@ def explain(pair: Pair, tolerance: Tolerance) -> list[Cause]:
     for name, what in different_weights(theirs.module, ours.module):
         found.append(Cause("weights", f"{name} is {what}", "compared as the run found them"))
     found += _options(pair)
-    worst = theirs.outputs.get(pair.worst)
-    mine = (pair.repeated or ours.outputs).get(pair.worst, next(iter(ours.outputs.values()), None))
+    worst = theirs.results.get(pair.worst)
+    results = (pair.repeated or ours).results
+    mine = results.get(pair.worst, next(iter(results.values()), None))
     if pair.children:
         found += _between(pair, tolerance)
     if paired(theirs.outputs, ours.outputs) is None:

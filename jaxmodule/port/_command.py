@@ -14,19 +14,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..io import load
 from ..nn.module import Module
+from ..nn.renaming import prefix_of
 from ..random import manual_seed
 from ._parity import ParityReport, parity
 from ._run import to_torch
-from ._tree import is_array
+from ._tree import is_array, mapped
 
 __all__ = ["main"]
 
 _STATES = ("state_dict", "model_state_dict", "model", "module", "net", "params")
-_WRAPPERS = ("module.", "_orig_mod.")
 _EXAMPLE = """
 examples:
   python -m jaxmodule.port parity net_torch:build net_jax:build --weights net.pt --input 1,3,224,224
@@ -50,12 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        # With --json nothing else may be on stdout, whatever the models print.
-        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-            report = _run(options)
+        return _compared(options)
     except _Refused as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
+        text = str(refusal)
+    except SystemExit as error:  # a status of theirs would be taken for one of ours
+        text = f"a model, or what makes it, ended the program: SystemExit({error.code!r})"
+    except Exception as error:
+        text = _told(error)
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+def _compared(options: argparse.Namespace) -> int:
+    """Compare and print; the exit status."""
+    # With --json nothing else may be on stdout, whatever the models print.
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        report = _run(options)
     try:
         _print(report, options)
         sys.stdout.flush()
@@ -188,16 +199,27 @@ def _inputs(options: argparse.Namespace) -> list[np.ndarray]:
         except ValueError:
             raise _Refused(f"--input {text!r} is no shape; write sizes with commas, such as 1,3,224,224") from None
         name = _for(options.dtype, i, "float32", len(options.input), "--dtype")
-        try:
-            dtype = np.dtype(name)
-        except TypeError:
-            raise _Refused(f"--dtype {name!r} is no dtype of numpy, such as float32 or int32") from None
-        if dtype.kind == "f":
-            found.append(rng.standard_normal(shape).astype(dtype))
-        else:
-            high = _for(options.high, i, 2, len(options.input), "--high")
-            found.append(rng.integers(0, high, shape).astype(dtype))
+        high = _for(options.high, i, 2, len(options.input), "--high")
+        found.append(_drawn(rng, shape, name, high))
     return found
+
+
+def _drawn(rng: np.random.Generator, shape: tuple[int, ...], name: str, high: int) -> np.ndarray:
+    """Random numbers: normal ones, or integers from 0 to `high`."""
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        raise _Refused(f"--dtype {name!r} is no dtype of numpy, such as float32 or int32") from None
+    if jnp.issubdtype(dtype, np.complexfloating):
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+    if jnp.issubdtype(dtype, np.floating):
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind not in "iub":
+        raise _Refused(f"--dtype {name!r}: there are no random inputs of it; give numbers, such as float32 or int32")
+    largest = 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
+    if not 0 < high <= largest + 1:
+        raise _Refused(f"--high {high}: {name} inputs are drawn from 0 on and below it, so it is 1 to {largest + 1}")
+    return rng.integers(0, high, shape, np.uint64 if high > 2**63 - 1 else np.int64).astype(dtype)
 
 
 def _for(given: list[Any] | None, i: int, default: Any, count: int, what: str) -> Any:
@@ -264,15 +286,14 @@ def _load_torch(model: Any, path: str, key: str | None) -> None:
     except Exception as error:
         raise _Refused(_told(error)) from error
     state = _state(found, path, key)
-    names = set(model.state_dict())
-    for wrapper in _WRAPPERS:  # of DistributedDataParallel and torch.compile
-        if not names & set(state) and all(name.startswith(wrapper) for name in state):
-            print(f"note: {path}: every name begins with {wrapper!r}; taken off for the model", file=sys.stderr)
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    tensors = {name: to_torch(value) for name, value in state.items() if is_array(value)}
+    prefix = prefix_of(state, model.state_dict())  # of DistributedDataParallel, torch.compile, Lightning
+    if prefix and all(name.startswith(prefix) for name in state):
+        print(f"note: {path}: every name begins with {prefix!r}; taken off for the model", file=sys.stderr)
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    kept = {name: x for name, x in state.items() if is_array(x) or name.rpartition(".")[2] == "_extra_state"}
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+        model.load_state_dict(mapped(kept, to_torch))
+    except Exception as error:
         raise _Refused(f"{path} doesn't fit the PyTorch model: {error}") from error
 
 

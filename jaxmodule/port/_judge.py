@@ -49,7 +49,8 @@ class Row:
         shape, dtype: of the output that differs most.
         max_abs, max_rel, ulp: the differences; `max_rel` is relative to the tensor's largest value.
         status: "ok", "differs" (by itself), "follows" (from what differs), "rounding" (beyond the tolerance, but in
-            float64 it agrees), "torch only", "port only" or "not seen" (inside a JAX transform).
+            float64 it agrees), "torch only", "port only", "not seen" (inside a JAX transform) or "not compared" (the
+            model's result has nothing in it that can be).
         note: what a number can't say.
     """
 
@@ -96,7 +97,7 @@ class Pair:
     inputs: list[tuple[str, Difference]] = field(default_factory=list)
     inputs_agree: bool = True
     worst: str = ""
-    repeated: dict[str, Any] | None = None
+    repeated: Call | None = None
 
     @property
     def calls(self) -> tuple[Call, Call]:
@@ -170,12 +171,14 @@ def judge(pairs: list[Pair], tolerance: Tolerance) -> None:
             continue
         pair.inputs_agree, pair.inputs = _inputs(theirs, ours, tolerance)
         pair.inputs_agree |= theirs.parent is None  # the model was given the same, in a lower precision perhaps
-        found, pair.worst, extra = _outputs(theirs.outputs, ours.outputs, tolerance)
+        found, pair.worst, extra = _outputs(theirs, ours, tolerance)
         note = row.note
         row.take(found)
         row.note = "; ".join(part for part in (note, row.note, extra) if part)
         if not found.close:
             row.status = _cause_or_consequence(pair, tolerance)
+        elif found is _NOTHING and theirs.parent is None:
+            row.status = "not compared"
 
 
 def _inputs(theirs: Call, ours: Call, tolerance: Tolerance) -> tuple[bool, list[tuple[str, Difference]]]:
@@ -186,12 +189,17 @@ def _inputs(theirs: Call, ours: Call, tolerance: Tolerance) -> tuple[bool, list[
     return all(difference.close for _, difference in found), found
 
 
-def _outputs(theirs: dict[str, Any], ours: dict[str, Any], tolerance: Tolerance) -> tuple[Difference, str, str]:
+def _returned(call: Call, other: Call) -> dict[str, Any]:
+    """The arrays that a call returned, and the numbers for which the other has a number or an array."""
+    return call.outputs | {label: x for label, x in call.numbers.items() if label in other.results}
+
+
+def _outputs(theirs: Call, ours: Call, tolerance: Tolerance) -> tuple[Difference, str, str]:
     """The worst difference of the outputs, the label of the output that has it, and what is to be said besides."""
-    both = paired(theirs, ours)
+    both = paired(_returned(theirs, ours), _returned(ours, theirs))
     if both is None:
-        shapes = [f"{len(x)} arrays" for x in (theirs, ours)]
-        first = next(iter(theirs.values()), np.zeros(()))
+        shapes = [f"{len(x.outputs)} arrays" for x in (theirs, ours)]
+        first = next(iter(theirs.outputs.values()), np.zeros(()))
         return (
             Difference(tuple(first.shape), "", np.inf, np.inf, None, False),
             "",
@@ -199,7 +207,7 @@ def _outputs(theirs: dict[str, Any], ours: dict[str, Any], tolerance: Tolerance)
         )
     found = [(tolerance.of(a, b), label) for label, a, b in both]
     if not found:
-        return _NOTHING, "", "no arrays"
+        return _NOTHING, "", f"nothing to compare: {theirs.returned} in torch, {ours.returned} in the port"
     worst, label = max(found, key=lambda item: (not item[0].close, item[0].max_rel))
     return worst, label, f"output {label}" if len(found) > 1 else ""
 
@@ -212,7 +220,7 @@ def _cause_or_consequence(pair: Pair, tolerance: Tolerance) -> str:
     if not theirs.children and not exact:  # a container is told by what is in it
         pair.repeated = alone(theirs, ours)
         if pair.repeated is not None:
-            return "follows" if _outputs(theirs.outputs, pair.repeated, tolerance)[0].close else "differs"
+            return "follows" if _outputs(theirs, pair.repeated, tolerance)[0].close else "differs"
     return "differs" if pair.inputs_agree else "follows"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..nn.module import Module
 from ._backward import gradient_rows
 from ._causes import configured, explain, explain_buffer
-from ._judge import Pair, Row, Tolerance, aligned, buffer_rows, judge
+from ._judge import BAD, Pair, Row, Tolerance, aligned, buffer_rows, judge
 from ._names import renaming
 from ._numbers import Cause
 from ._report import ParityReport
@@ -20,6 +20,12 @@ __all__ = ["Cause", "ParityReport", "Row", "assert_parity", "parity"]
 
 #: Beyond the tolerance by no more than this, float64 is asked whether it is rounding.
 _ROUNDING = 1e-3
+_UNSEEN = Cause(
+    "structure",
+    "nothing in the model's result can be compared: return arrays or numbers, or tuples, lists, dicts or dataclasses "
+    "of them",
+    "",
+)
 _EXACT = "; jax.config.update('jax_default_matmul_precision', 'highest') has products in full float32"
 
 
@@ -41,18 +47,21 @@ def parity(
     """Run a PyTorch model and its port on the same inputs, and compare what every module returns.
 
     Calls are matched by module name and number. Both models run in evaluation mode (with `train_step` in training mode)
-    and are left as they were: modes, buffers, random state, torch's gradients. Only the port's weights change.
+    and are left as they were: modes, buffers, plain numbers on attributes, random state, torch's gradients. Only the
+    port's weights change, and what a model keeps in containers of its own.
 
     Args:
         torch_model: the original.
         jax_model: the port.
-        *inputs: arguments of both models; arrays of torch, numpy or JAX.
-        backward: compare the gradients of the inputs, of the parameters, and at every module.
+        *inputs: arguments of both models; arrays of torch, numpy or JAX. Torch is given a copy with their own dtypes,
+            the port 32 bits for 64 unless `jax_enable_x64` is set.
+        backward: compare the gradients of the inputs, of the parameters, and at every module; complex ones in torch's
+            convention.
         train_step: run in training mode, and compare the buffers (running statistics) afterwards. Dropout is off, as no
             two generators draw the same masks; the report says where.
         rtol: relative to each tensor's largest value. By default 1e-5 for float32 (float64 1e-9, float16 5e-3, bfloat16
-            3e-2), ten times that for gradients; and if what is beyond it is below 1e-3, both models run once more in
-            float64, which tells rounding from mistakes. Integers must be equal.
+            3e-2), ten times that for gradients; and if what is the first beyond it is below 1e-3, both models run once
+            more in float64, which tells rounding from mistakes in each row. Integers must be equal.
         atol: added to it; 1e-8 by default, 0 if `rtol` is given.
         load: load torch's weights into the port first, strictly; False compares the weights as they are.
         strip_prefix, rename: rules for `load_state_dict`, for names that differ; modules are matched by them too.
@@ -93,7 +102,7 @@ def parity(
         report.double = True
     else:
         report = compared.report(tolerance, **options)
-        if rtol is None and not report.ok and _small(report):
+        if rtol is None and report.first is not None and _is_small(report.first):
             _ask_float64(report, compared, options)
     report.loaded = loaded
     return report
@@ -173,8 +182,11 @@ class _Comparison:
             report = ParityReport(not any(_is_wrong(row) for row in rows), rows)
             report.notes += notes
             differing = next((pair for pair in pairs if pair.row.status == "differs"), None)
+            unseen = next((pair for pair in pairs if pair.row.status == "not compared"), None)
             if differing is not None:
                 report.first, report.causes = differing.row, explain(differing, tolerance)
+            elif unseen is not None:
+                report.first, report.causes = unseen.row, [_UNSEEN]
             elif gradients is not None and gradients.first is not None:
                 report.first, report.causes = gradients.first, gradients.causes
             elif not report.ok:
@@ -199,7 +211,7 @@ class _Comparison:
 
 
 def _is_wrong(row: Row) -> bool:
-    return row.status in ("differs", "follows") or (row.section == "buffer" and row.status.endswith("only"))
+    return row.status in (*BAD, "not compared") or (row.section == "buffer" and row.status.endswith("only"))
 
 
 def _of_buffers(
@@ -234,13 +246,17 @@ def _other_settings(pairs: list[Pair], differing: Pair | None) -> list[str]:
 # -- rounding --------------------------------------------------------------------------------------------------------
 
 
-def _small(report: ParityReport) -> bool:
-    rows = [row for row in report.rows if row.status in ("differs", "follows")]
-    return all(row.max_rel < _ROUNDING for row in rows) and not any("torch" in row.dtype for row in rows)
+def _is_small(row: Row) -> bool:
+    """Is it wrong by no more than rounding may be?"""
+    return row.status in BAD and row.max_rel < _ROUNDING and "torch" not in row.dtype
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return row.section, row.path, row.kind, row.call
 
 
 def _ask_float64(report: ParityReport, compared: _Comparison, options: dict[str, Any]) -> None:
-    """If float64 finds nothing, what float32 found is rounding."""
+    """What float32 finds in a row and float64 doesn't is rounding; what is left of the verdict is float64's."""
     try:
         with doubled(compared.theirs, compared.ours) as models:
             wide = compared.of(*models, widened(compared.inputs), widened(compared.kwargs))
@@ -248,13 +264,31 @@ def _ask_float64(report: ParityReport, compared: _Comparison, options: dict[str,
     except Exception as error:  # a model that can't be copied or that insists on float32
         report.notes.append(f"float64 could not be asked whether this is rounding: {type(error).__name__}: {error}")
         return
-    worst = max((row.max_rel for row in second.rows if np.isfinite(row.max_rel)), default=0.0)
-    if not second.ok:
+    exact = {_place(row): row for row in second.rows}
+    small = [(row, exact.get(_place(row))) for row in report.rows if _is_small(row)]
+    rounded = [(row, other) for row, other in small if other is not None and other.status not in BAD]
+    real = [other.max_rel for _, other in small if other is not None and other.status in BAD]
+    if real:
+        worst = max((rel for rel in real if np.isfinite(rel)), default=0.0)
         report.notes.append(f"not rounding: in float64 they differ too, by up to {worst:.1e}")
+    if not rounded:
         return
-    largest = max(row.max_rel for row in report.rows if row.status in ("differs", "follows"))
-    for row in report.rows:
-        row.status = "rounding" if row.status in ("differs", "follows") else row.status
-    report.ok, report.first, report.causes = True, None, []
+    largest, worst = (max(row.max_rel for row in rows) for rows in zip(*rounded, strict=True))
     remedy = "" if jax.default_backend() == "cpu" else _EXACT
     report.notes.append(f"differences up to {largest:.1e} are rounding: in float64 both agree to {worst:.1e}{remedy}")
+    for row, _ in rounded:
+        row.status = "rounding"
+    report.ok = not any(_is_wrong(row) for row in report.rows)
+    if report.first is None or not _is_wrong(report.first):
+        report.first, report.causes = _of_float64(report, second)
+
+
+def _of_float64(report: ParityReport, second: ParityReport) -> tuple[Row | None, list[Cause]]:
+    """The row that differs first, and why, where what was taken for it is rounding."""
+    wrong = {_place(row): row for row in report.rows if _is_wrong(row)}
+    if not wrong:
+        return None, []
+    if second.first is not None and _place(second.first) in wrong:
+        return wrong[_place(second.first)], second.causes
+    says = "float32 rounds more here than it usually does"
+    return next(iter(wrong.values())), [Cause("precision", says, "in float64 both agree")]

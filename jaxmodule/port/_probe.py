@@ -14,9 +14,9 @@ import numpy as np
 
 from ..core.box import unbox
 from ..core.context import Tracer
-from ._tree import is_array, is_torch, labelled, mapped, named_arguments, plain, to_numpy
+from ._tree import is_array, is_number, is_torch, labelled, mapped, named_arguments, plain, to_numpy
 
-__all__ = ["Call", "Recorder", "is_floating", "key_of"]
+__all__ = ["Call", "Recorder", "has_gradient", "is_floating", "key_of"]
 
 
 @dataclass(eq=False)
@@ -34,6 +34,8 @@ class Call:
         args, kwargs: the arguments, their arrays as they were before the call.
         end: how many calls had ended before it, -1 if it raised.
         outputs: the arrays that it returned, by label.
+        numbers: the plain numbers that it returned, as arrays by label.
+        returned: the class of what it returned.
         children: the calls that happened in it.
         hidden: it happened inside a JAX transform, where there are no values to see.
     """
@@ -49,8 +51,21 @@ class Call:
     kwargs: Any
     end: int = -1
     outputs: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    returned: str = ""
     children: list["Call"] = field(default_factory=list)
     hidden: bool = False
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The arrays and numbers that it returned, by label."""
+        return self.outputs | self.numbers
+
+    def keep(self, output: Any, snapshot: Callable[[Any], Any] = lambda x: x) -> None:
+        """Note what it returned."""
+        self.outputs = {label: snapshot(x) for label, x in labelled(output).items()}
+        self.numbers = {label: np.asarray(x) for label, x in labelled(output, wanted=is_number).items()}
+        self.returned = type(output).__name__
 
     @property
     def title(self) -> str:
@@ -64,10 +79,17 @@ def key_of(start: int, where: str, label: str) -> str:
 
 
 def is_floating(value: Any) -> bool:
-    """Does an array (not a tracer of integers, say) have gradients?"""
+    """Is an array one of real floating-point numbers?"""
     if is_torch(value):
         return value.is_floating_point()
     return bool(jax.numpy.issubdtype(value.dtype, np.floating))
+
+
+def has_gradient(value: Any) -> bool:
+    """Can an array have a gradient: are its numbers real or complex, not integers?"""
+    if is_torch(value):
+        return value.is_floating_point() or value.is_complex()
+    return bool(jax.numpy.issubdtype(value.dtype, np.inexact))
 
 
 class Recorder:
@@ -142,7 +164,7 @@ class Recorder:
         call.end = self._ended
         self._ended += 1
         if self.values:
-            call.outputs = {label: self._snapshot(x) for label, x in labelled(output).items()}
+            call.keep(output, self._snapshot)
             call.hidden = call.hidden or any(isinstance(x, Tracer) for x in call.outputs.values())
         return self._probed(call, "out", output, {}) if self.probes else None
 

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,12 +17,13 @@ from ..nn.module import Module
 from ..random import fork_rng
 from ..transforms.grad import value_and_grad
 from ._compare import wide
-from ._probe import Call, Recorder, is_floating, key_of
-from ._tree import is_array, is_torch, labelled, mapped, to_numpy
+from ._probe import Call, Recorder, has_gradient, is_floating, key_of
+from ._tree import BY_BITS, is_array, is_torch, labelled, mapped, to_numpy
 
 __all__ = ["Run", "alone", "both", "doubled", "prepared", "to_jax", "to_torch", "widened"]
 
 _DROP = re.compile(r"drop", re.IGNORECASE)
+_PLAIN = (bool, int, float, complex, str, type(None))
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Run:
     Attributes:
         calls: the module calls, in the order of their beginning.
         inputs: gradients of the inputs, by label.
-        parameters: gradients of the parameters, by name.
+        parameters: gradients of the parameters, by name; of the port's by all of its names, zero if it is frozen.
         probes: gradients at the modules, by `key_of`.
         buffers: the buffers afterwards, by name.
         before: the buffers before.
@@ -47,13 +48,14 @@ class Run:
 
 
 def to_torch(value: Any) -> Any:
-    """A torch tensor with memory of its own."""
+    """A torch tensor of the same dtype, with memory of its own."""
     import torch
 
     array = np.array(to_numpy(value))
-    if array.dtype == jnp.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    if (name := str(array.dtype)) in BY_BITS:
+        bits = array.view(np.uint8 if array.dtype.itemsize == 1 else np.int16)
+        return torch.from_numpy(bits).view(getattr(torch, name))
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def to_jax(value: Any) -> jax.Array:
@@ -69,6 +71,10 @@ def to_jax(value: Any) -> jax.Array:
 def prepared(theirs: Any, ours: Module, training: bool, without_dropout: list[str]) -> Iterator[None]:
     """Both models in one mode, with what they can change put back at the end of the block.
 
+    That is buffers, torch's whether they were written to or assigned anew, the port's arrays, random states, and plain
+    values (numbers, flags, words) on attributes, such as counters. What a model appends to lists of its own, or keeps
+    under a new name, stays.
+
     Args:
         theirs, ours: the models.
         training: which mode. In training mode dropout is off: no two generators draw the same mask.
@@ -77,7 +83,8 @@ def prepared(theirs: Any, ours: Module, training: bool, without_dropout: list[st
     import torch
 
     modes = [(m, m.training) for model in (theirs, ours) for m in model.modules()]
-    buffers = [(b, b.detach().clone()) for b in theirs.buffers()]
+    buffers = _buffers(theirs)
+    plain = _plain_attributes(theirs) + _plain_attributes(ours)
     boxes = [(box, box.value) for box in layout_of(ours).boxes if not box._lazy]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     attributes: list[tuple[Any, str, Any]] = []
@@ -98,11 +105,34 @@ def prepared(theirs: Any, ours: Module, training: bool, without_dropout: list[st
             for module, mode in modes:
                 module.training = mode
             with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for module, name, buffer, value in buffers:
+                    module._buffers[name] = buffer  # forward may have put another in its place
+                    if value is not None:
+                        buffer.copy_(value)
+            for module, name, value in plain:
+                now = vars(module).get(name, ...)
+                if type(now) is not type(value) or now != value:
+                    setattr(module, name, value)
             for box, value in boxes:
                 if box.value is not value:
                     box.value = value
+
+
+def _buffers(model: Any) -> list[tuple[Any, str, Any, Any]]:
+    """(module, name, buffer, a copy of it) of every buffer of torch's model; no copy of what has no value yet."""
+    from torch.nn.parameter import UninitializedBuffer
+
+    found = [(module, name, b) for module in model.modules() for name, b in module._buffers.items()]
+    return [
+        (*where, b, None if b is None or isinstance(b, UninitializedBuffer) else b.detach().clone())
+        for *where, b in found
+    ]
+
+
+def _plain_attributes(model: Any) -> list[tuple[Any, str, Any]]:
+    """(module, name, value) of the numbers, flags and words on its modules; those of lazy ones change for good."""
+    modules = [module for module in model.modules() if not hasattr(module, "has_uninitialized_params")]
+    return [(m, name, value) for m in modules for name, value in vars(m).items() if isinstance(value, _PLAIN)]
 
 
 def _dropout_off(model: Any, names: list[str]) -> list[tuple[Any, str, Any]]:
@@ -147,7 +177,7 @@ def both(
     off: list[str] = []
     with prepared(theirs, ours, training, off):
         notes += [f"dropout was off: {', '.join(off)}"] if off else []
-        given = mapped((tuple(inputs), dict(kwargs)), lambda x: to_torch(x).to(_device(theirs)))
+        given = _given(theirs, inputs, kwargs)
         recorder, mine = Recorder(theirs), Recorder(ours)
         of_torch, of_port = Run(recorder.calls), Run(mine.calls)
         of_torch.before = {name: to_numpy(b) for name, b in theirs.named_buffers()}
@@ -168,7 +198,8 @@ def both(
         of_both = _cotangents(of_torch.calls[0].outputs) if loss is None else None
         losses = loss if isinstance(loss, tuple) else (loss, loss)
         with prepared(theirs, ours, training, []):
-            _torch_gradients(of_torch, theirs, given, losses[0], of_both)
+            # Made anew: forward may have written into the first ones.
+            _torch_gradients(of_torch, theirs, _given(theirs, inputs, kwargs), losses[0], of_both)
             _port_gradients(of_port, ours, arrays, losses[1], of_both)
     return of_torch, of_port
 
@@ -182,6 +213,11 @@ def _cast(theirs: Any, ours: Module, notes: list[str]) -> Callable[[jax.Array], 
     return lambda x: x.astype(dtype) if is_floating(x) else x
 
 
+def _given(model: Any, inputs: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Torch's own copy of the arguments, where its model is."""
+    return mapped((tuple(inputs), dict(kwargs)), lambda x: to_torch(x).to(_device(model)))
+
+
 def _device(model: Any) -> Any:
     return next((p.device for p in model.parameters()), "cpu")
 
@@ -190,14 +226,17 @@ def _device(model: Any) -> Any:
 
 
 def _cotangents(outputs: dict[str, Any]) -> list[np.ndarray | None]:
-    """Fixed random directions: a plain sum has no gradient through a LayerNorm or a softmax."""
+    """Fixed random directions, the second of two for the imaginary part.
+
+    A plain sum has no gradient through a LayerNorm or a softmax.
+    """
     rng = np.random.default_rng(0)
     arrays = [to_numpy(x) for x in outputs.values()]
-    return [rng.standard_normal(x.shape) if is_floating(x) else None for x in arrays]
+    return [rng.standard_normal((2 - is_floating(x), *x.shape)) if has_gradient(x) else None for x in arrays]
 
 
 def _probes(calls: list[Call]) -> dict[str, np.ndarray]:
-    """A zero for every floating-point array on its way into or out of a module."""
+    """A zero for every real or complex array on its way into or out of a module."""
     found: dict[str, np.ndarray] = {}
     for call in calls:
         if call.hidden or call.end < 0:
@@ -207,7 +246,7 @@ def _probes(calls: list[Call]) -> dict[str, np.ndarray]:
 
             def note(x: Any, seen: list[Any] = seen, where: str = where, call: Call = call) -> Any:
                 if not any(x is other for other in seen):
-                    if is_floating(x):
+                    if has_gradient(x):
                         found[key_of(call.start, where, str(len(seen)))] = np.zeros(x.shape, x.dtype)
                     seen.append(x)
                 return x
@@ -221,7 +260,7 @@ def _torch_gradients(run: Run, model: Any, given: Any, loss: Any, cotangents: An
 
     device = _device(model)
     probes = {key: to_torch(zero).to(device).requires_grad_() for key, zero in _probes(run.calls).items()}
-    leaves = {label: x for label, x in labelled(given).items() if is_floating(x)}
+    leaves = {label: x for label, x in labelled(given).items() if has_gradient(x)}
     ids = {id(x): x.detach().clone().requires_grad_() for x in leaves.values()}
     args, kwargs = mapped(given, lambda x: ids[id(x)].clone() if id(x) in ids else x)  # for in-place operations
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -237,17 +276,30 @@ def _torch_gradients(run: Run, model: Any, given: Any, loss: Any, cotangents: An
 
 def _port_gradients(run: Run, model: Module, arrays: Any, loss: Any, cotangents: Any) -> None:
     probes = {key: jnp.asarray(zero) for key, zero in _probes(run.calls).items()}
-    leaves = {label: x for label, x in labelled(arrays).items() if is_floating(x)}
+    leaves = {label: x for label, x in labelled(arrays).items() if has_gradient(x)}
 
     def objective(model: Module, leaves: dict[str, Any], probes: dict[str, Any]) -> Any:
         rest = iter(leaves.values())
-        args, kwargs = mapped(arrays, lambda x: next(rest) if is_floating(x) else x)
+        args, kwargs = mapped(arrays, lambda x: next(rest) if has_gradient(x) else x)
         with Recorder(model, values=False, probes=probes).attached():
             return _value(model(*args, **kwargs), loss, cotangents, jnp.asarray)
 
     _, (of_parameters, of_leaves, of_probes) = value_and_grad(objective, (0, 1, 2))(model, leaves, probes)
     found = [*of_leaves.values(), *of_parameters.values(), *(of_probes[key] for key in probes)]
-    _keep(run, list(leaves), list(of_parameters), list(probes), [to_numpy(x) for x in found])
+    arrays = [to_numpy(x) for x in found]
+    # JAX's gradient of a complex number is the conjugate of torch's.
+    arrays = [x.conj() if np.iscomplexobj(x) else x for x in arrays]
+    _keep(run, list(leaves), list(of_parameters), list(probes), arrays)
+    _name_all(run, model)
+
+
+def _name_all(run: Run, model: Module) -> None:
+    """Give the gradients of tied parameters under all of their names, and zeros for frozen ones."""
+    boxes = list(model.named_parameters(remove_duplicate=False))
+    known = {id(box): run.parameters[name] for name, box in boxes if name in run.parameters}
+    for name, box in boxes:
+        zeros = np.zeros(box.shape, box.dtype) if id(box) not in known else None
+        run.parameters.setdefault(name, known.get(id(box), zeros))
 
 
 def _value(output: Any, loss: Any, cotangents: Any, convert: Callable[[Any], Any]) -> Any:
@@ -256,12 +308,18 @@ def _value(output: Any, loss: Any, cotangents: Any, convert: Callable[[Any], Any
         return value if is_torch(value) else unbox(value)
     total: Any = 0.0
     for array, direction in zip(labelled(output).values(), cotangents, strict=False):
-        if direction is not None and is_floating(array):
-            weights = convert(direction.astype(np.float32 if array.dtype.itemsize < 8 else np.float64))
-            wanted = array.float() if hasattr(array, "float") and array.dtype.itemsize < 4 else array
-            wanted = wanted.astype(weights.dtype) if hasattr(wanted, "astype") else wanted
-            total = total + (wanted * weights).sum()
+        if direction is not None and has_gradient(array):
+            parts = (array,) if is_floating(array) else (array.real, array.imag)
+            for part, weights in zip(parts, direction, strict=False):
+                total = total + _product(part, weights, convert)
     return total
+
+
+def _product(array: Any, direction: np.ndarray, convert: Callable[[Any], Any]) -> Any:
+    weights = convert(direction.astype(np.float32 if array.dtype.itemsize < 8 else np.float64))
+    wanted = array.float() if hasattr(array, "float") and array.dtype.itemsize < 4 else array
+    wanted = wanted.astype(weights.dtype) if hasattr(wanted, "astype") else wanted
+    return (wanted * weights).sum()
 
 
 def _keep(run: Run, inputs: list[str], parameters: list[str], probes: list[str], arrays: list[np.ndarray]) -> None:
@@ -274,8 +332,8 @@ def _keep(run: Run, inputs: list[str], parameters: list[str], probes: list[str],
 # -- one module, and both models, otherwise --------------------------------------------------------------------------
 
 
-def alone(theirs: Call, ours: Call) -> dict[str, Any] | None:
-    """What the port's module returns for torch's own inputs; None if it can't take them."""
+def alone(theirs: Call, ours: Call) -> Call | None:
+    """The port's call as it is with torch's own inputs; None if its module can't take them."""
     try:
         mine = {x.dtype for x in ours.inputs.values() if is_floating(x)}
         dtype = mine.pop() if len(mine) == 1 else None  # a port in half precision throughout
@@ -285,7 +343,9 @@ def alone(theirs: Call, ours: Call) -> dict[str, Any] | None:
             return array.astype(dtype) if dtype is not None and is_floating(array) else array
 
         args, kwargs = mapped((theirs.args, theirs.kwargs), given)
-        return labelled(ours.module(*args, **kwargs))
+        call = replace(ours)
+        call.keep(ours.module(*args, **kwargs))
+        return call
     except Exception:
         return None
 
@@ -299,4 +359,4 @@ def doubled(theirs: Any, ours: Module) -> Iterator[tuple[Any, Module]]:
 
 def widened(value: Any) -> Any:
     """`value` with its floating-point arrays in float64."""
-    return mapped(value, lambda x: wide(to_numpy(x)) if is_array(x) and is_floating(x) else x)
+    return mapped(value, lambda x: wide(to_numpy(x)) if is_array(x) and has_gradient(x) else x)

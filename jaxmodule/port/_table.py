@@ -44,7 +44,7 @@ def verdict(report: Any) -> list[str]:
         worst = max((row.max_rel for row in compared), default=0.0)
         parts = [f"{len(compared)} module calls agree, relative difference at most {worst:.1e}"]
         for section, what in (("gradient", "gradients"), ("buffer", "buffers")):
-            count = sum(row.section == section for row in report.rows)
+            count = sum(row.section == section and row.status in ("ok", "rounding") for row in report.rows)
             parts += [f"{count} {what} agree"] if count else []
         return ["; ".join(parts), *(f"note: {note}" for note in report.notes)]
     row = report.first
@@ -63,7 +63,7 @@ def verdict(report: Any) -> list[str]:
 
 
 def _amount(row: Row) -> str:
-    if row.note and not np.isfinite(row.max_abs):
+    if row.note and (row.status == "not compared" or not np.isfinite(row.max_abs)):
         return f": {row.note}"
     return f": max abs {row.max_abs:.2e}, relative {row.max_rel:.2e}" + (f"; {row.note}" if row.note else "")
 

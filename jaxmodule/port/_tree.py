@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,9 +15,28 @@ import numpy as np
 
 from ..core.box import Box, unbox
 
-__all__ = ["is_array", "is_torch", "labelled", "mapped", "named_arguments", "paired", "plain", "to_numpy"]
+__all__ = [
+    "BY_BITS",
+    "is_array",
+    "is_number",
+    "is_torch",
+    "labelled",
+    "mapped",
+    "named_arguments",
+    "paired",
+    "plain",
+    "to_numpy",
+]
 
-_BY_BITS = ("torch.bfloat16", "torch.float8_e4m3fn", "torch.float8_e5m2")  # numpy can't take them from torch
+#: dtypes that numpy can't take from torch, nor torch from numpy.
+BY_BITS = (
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+)
 
 
 def is_torch(value: Any) -> bool:
@@ -30,16 +50,23 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, Box)) or is_torch(value)
 
 
+def is_number(value: Any) -> bool:
+    """Is `value` a number or flag of Python or numpy? One that no numpy dtype has room for is none."""
+    return isinstance(value, (bool, int, float, complex, np.number, np.bool_)) and np.asarray(value).dtype.kind != "O"
+
+
 def to_numpy(value: Any) -> np.ndarray:
     """A numpy array of the same values and dtype. A torch tensor is copied: the model may write into it later."""
+    if isinstance(value, np.ndarray):
+        return value  # as it is: `unbox` would cut 64 bits to 32
     if not is_torch(value):
         return np.asarray(unbox(value))
     tensor = value.detach().cpu()
     tensor = tensor.to_dense() if tensor.is_sparse else tensor
-    if str(tensor.dtype) in _BY_BITS:
+    if (name := str(tensor.dtype).removeprefix("torch.")) in BY_BITS:
         import torch  # the caller handed us a torch tensor, so it is there
 
-        dtype = jax.numpy.dtype(str(tensor.dtype).removeprefix("torch."))
+        dtype = jax.numpy.dtype(name)
         return tensor.contiguous().view(torch.uint8 if dtype.itemsize == 1 else torch.int16).numpy().view(dtype).copy()
     return tensor.resolve_conj().resolve_neg().numpy().copy()
 
@@ -55,16 +82,18 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
         return [(f"[{i}]", part) for i, part in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(f".{field.name}", getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    if isinstance(value, SimpleNamespace):
+        return [(f".{name}", part) for name, part in vars(value).items()]
     return None
 
 
-def labelled(value: Any, label: str = "") -> dict[str, Any]:
-    """The arrays in `value` by label, in order."""
-    if is_array(value):
+def labelled(value: Any, label: str = "", wanted: Callable[[Any], bool] = is_array) -> dict[str, Any]:
+    """The arrays in `value` by label, in order; or what else is `wanted`."""
+    if wanted(value):
         return {label or "output": value}
     found: dict[str, Any] = {}
     for name, part in _parts(value) or ():
-        found |= labelled(part, f"{label}{name}" if label else name.removeprefix("."))
+        found |= labelled(part, f"{label}{name}" if label else name.removeprefix("."), wanted)
     return found
 
 
@@ -96,6 +125,8 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: mapped(getattr(value, f.name), change) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **fields)
+    if type(value) is SimpleNamespace:
+        return SimpleNamespace(**{name: mapped(part, change) for name, part in vars(value).items()})
     return value
 
 

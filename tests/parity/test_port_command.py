@@ -40,6 +40,28 @@ def failing():
     net = Net()
     net.forward = lambda ids: ids @ None
     return net
+
+def leaving():
+    raise SystemExit(0)
+
+def ending():
+    net = Net()
+    def forward(ids):
+        raise SystemExit(0)
+    net.forward = forward
+    return net
+
+class Extra(Net):
+    def __init__(self):
+        super().__init__()
+        self.seen = None
+
+    def get_extra_state(self):
+        return {"steps": 3}
+
+    def set_extra_state(self, state):
+        self.seen = state["steps"]
+        assert self.seen == 3
 """
 
 
@@ -123,6 +145,56 @@ def test_weights_of_every_kind(capsys):
     )
 
 
+def test_weights_with_extra_state_or_inside_wrappers(capsys):
+    import original  # pyright: ignore[reportMissingImports]
+
+    state = original.Extra().state_dict()
+    assert "_extra_state" in state
+    torch.save(state, "extra.pt")
+    assert run("original:Extra", "port:Extra", *IDS, "--weights", "extra.pt") == 0
+    state = {f"model.module._orig_mod.{name}": value for name, value in original.Net().state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 1}, "lightning.ckpt")
+    assert run("original:Net", "port:Net", *IDS, "--weights", "lightning.ckpt") == 0
+    assert "every name begins with 'model.module._orig_mod.'" in capsys.readouterr().err
+
+
+EIGHT = """
+import torch
+import jax.numpy as jnp
+import jaxmodule.nn
+
+def old():
+    net = torch.nn.Identity()
+    net.register_buffer("q", torch.zeros(2, dtype=torch.float8_e4m3fn))
+    net.register_forward_hook(lambda m, args, out: out * m.q.float())
+    return net
+
+def new():
+    net = jaxmodule.nn.Identity()
+    net.register_buffer("q", jnp.zeros(2, "float8_e4m3fn"))
+    net.register_forward_hook(lambda m, args, out: out * m.q.astype("float32")[None])
+    return net
+"""
+
+
+def test_weights_of_float8():
+    Path("eight.py").write_text(EIGHT)
+    torch.save({"q": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn)}, "eight.pt")
+    assert run("eight.py:old", "eight.py:new", "--input", "2,2", "--weights", "eight.pt") == 0
+    sys.modules.pop("eight")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bfloat16", "complex64", "float64", "bool"])
+def test_inputs_of_other_dtypes(dtype):
+    Path("same.py").write_text(
+        f"import torch, jaxmodule.nn\ndef old():\n    net = torch.nn.Identity()\n"
+        f"    net.register_forward_hook(lambda m, args, out: out if out.dtype == torch.{dtype} else 1 / 0)\n"
+        f"    return net\ndef new():\n    return jaxmodule.nn.Identity()\n"
+    )
+    assert run("same:old", "same:new", "--input", "2,3", "--dtype", dtype) == 0
+    sys.modules.pop("same")
+
+
 def test_names_that_differ(capsys):
     assert run("original:Net", "other:Net", *IDS) == 2
     assert 'Missing key(s) in state_dict: "body.0.weight"' in capsys.readouterr().err
@@ -168,6 +240,11 @@ def test_models_that_are_objects(capsys):
         (("original:Net", "port:Net", *IDS, "--rename-regex", "(=b"), "--rename-regex '(' is no regular expression"),
         (("original:Net", "port:Net", "--input", "2,6"), "RuntimeError: Expected tensor for argument #1 'indices'"),
         (("original:Net", "port:failing", *IDS), "TypeError"),
+        (("original:Net", "port:Net", "--input", "2,6", "--dtype", "int32", "--high", "0"), "--high 0: int32 inputs"),
+        (("original:Net", "port:Net", "--input", "2,6", "--dtype", "int8", "--high", "300"), "so it is 1 to 128"),
+        (("original:Net", "port:Net", "--input", "2,6", "--dtype", "U3"), "--dtype 'U3': there are no random inputs"),
+        (("original:leaving", "port:Net", *IDS), "ended the program: SystemExit(0)"),
+        (("original:Net", "port:ending", *IDS), "ended the program: SystemExit(0)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared(capsys, arguments, message):
@@ -176,6 +253,17 @@ def test_what_cannot_be_compared(capsys, arguments, message):
     assert captured.err.splitlines()[-1].startswith("error: ") or "\nerror: " in f"\n{captured.err}"
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_crash_is_no_difference(capsys, monkeypatch):
+    from jaxmodule.port import _command
+
+    def crash(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(_command, "_print", crash)
+    assert run("original:Net", "port:Net", *IDS) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: RecursionError: too deep"
 
 
 def test_usage(capsys):
