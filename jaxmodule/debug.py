@@ -43,7 +43,8 @@ class NonFinite(NamedTuple):
         return self._when() < other._when()
 
     def _when(self) -> tuple[int, int, int]:
-        return (*(self.turn or (self.order, 0)), self.order)
+        began, step = self.turn or (self.order, 0)
+        return began, step, self.order
 
     def __str__(self) -> str:
         if self.during == "gradient":

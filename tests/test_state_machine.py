@@ -435,7 +435,7 @@ def test_a_compiled_model_is_never_behind_its_twin() -> None:
 
 @pytest.mark.slow
 def test_many_lives() -> None:
-    live(Life, 100, 30)
+    live(Life, 40, 25)
 
 
 class Broken(Life):

@@ -1,6 +1,6 @@
 """Every layer under pairs of transforms: results, gradients, state and random numbers are those of an eager call.
 
-The pairs go round, so that all of them meet all kinds of layers: every second layer meets one, and with `--slow` each
+The pairs go round, so that all of them meet all kinds of layers: every third layer meets one, and with `--slow` each
 layer four.
 """
 
@@ -80,7 +80,7 @@ def cases() -> list[Any]:
     for k, row in enumerate(LAYERS):
         for turn in range(4):
             outer, inner = PAIRS[(k + turn * 11) % len(PAIRS)]
-            marks = [pytest.mark.slow] if turn or k % 2 else []
+            marks = [pytest.mark.slow] if turn or k % 3 else []
             found.append(pytest.param(row, outer, inner, id=f"{row.id}-{outer}-{inner}", marks=marks))
     return found
 

@@ -122,8 +122,9 @@ class OnHost:
 
 def in_each_layer(module: Any) -> tuple[Any, tuple[Any, ...]]:
     """The layer of a `jm.scan_layers` whose body runs, and what `module` is in each; 0 and itself elsewhere."""
-    modules = None if tls.stack is None else tls.stack.counterparts(module)
-    return (0, (module,)) if modules is None else (tls.stack.index, modules)
+    stack = tls.stack
+    modules = None if stack is None else stack.counterparts(module)
+    return (0, (module,)) if stack is None or modules is None else (stack.index, modules)
 
 
 def run_pre_hooks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
