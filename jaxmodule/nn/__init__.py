@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import common_types, functional, init
+from ._absent import QUANTIZATION
 from .hooks import (
     register_module_backward_hook,
     register_module_buffer_registration_hook,
@@ -14,7 +15,6 @@ from .hooks import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
-from .module import Module
 from .modules import *  # noqa: F403
 from .modules import __all__ as _modules
 from .modules.utils import factory_kwargs
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Buffer",
     "DataParallel",
-    "Module",
     "Parameter",
     "UninitializedBuffer",
     "UninitializedParameter",
@@ -50,8 +49,8 @@ __all__ = [
     *_modules,
 ]
 
-_AO = "torch has deprecated it in favour of torch.ao: quantise arrays with a library made for it, such as AQT or Qwix."
-_ABSENT = dict.fromkeys(("intrinsic", "qat", "quantizable", "quantized"), _AO)
+# Files of these names raise when they are imported, so that an import from one says why.
+_ABSENT = dict.fromkeys(("intrinsic", "qat", "quantizable", "quantized"), QUANTIZATION)
 
 # Imported when they are first asked for: `import jaxmodule` is not to cost much more than `import jax`.
 _ON_DEMAND = ("attention", "grad", "parallel", "utils")

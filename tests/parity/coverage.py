@@ -39,7 +39,14 @@ PLACES = (
     "nn.attention.flex_attention",
     "nn.attention.varlen",
     "nn.parallel",
+    "nn.parallel.comm",
+    "nn.parallel.data_parallel",
+    "nn.parallel.distributed",
+    "nn.parallel.parallel_apply",
+    "nn.parallel.replicate",
+    "nn.parallel.scatter_gather",
     "nn.common_types",
+    "nn.modules",
     *(
         f"nn.modules.{file}"
         for file in (
@@ -67,16 +74,17 @@ ABSENT = {
 }
 #: Names that are here and raise when they are used, with the remedy.
 REFUSES = {
-    f"nn.parallel.{name}": "raises: one compiled program runs on all devices; the message shows the sharding"
-    for name in (
-        "DataParallel",
-        "DistributedDataParallel",
-        "data_parallel",
-        "gather",
-        "parallel_apply",
-        "replicate",
-        "scatter",
+    f"nn.{place}.{name}": "raises: one compiled program runs on all devices; the message shows the sharding"
+    for place, names in (
+        ("parallel", "DataParallel DistributedDataParallel data_parallel gather parallel_apply replicate scatter"),
+        ("parallel.comm", "broadcast broadcast_coalesced gather reduce_add reduce_add_coalesced scatter"),
+        ("parallel.data_parallel", "DataParallel data_parallel"),
+        ("parallel.distributed", "DistributedDataParallel"),
+        ("parallel.parallel_apply", "get_a_var parallel_apply"),
+        ("parallel.replicate", "replicate"),
+        ("parallel.scatter_gather", "gather scatter scatter_kwargs"),
     )
+    for name in names.split()
 }
 REFUSES["nn.DataParallel"] = REFUSES["nn.parallel.DataParallel"]
 #: Signatures that differ on purpose.
@@ -242,6 +250,9 @@ Made by `make coverage` from the installed torch {version}; a test fails when it
 
 A name is here with torch's signature (names, order, defaults and kinds of the arguments) unless a note says otherwise.
 Annotations are not compared: ours are JAX's.
+
+Names that begin with an underscore are torch's own, are not counted, and are here only where ports of PyTorch code
+commonly use them: `nn.modules.conv._ConvNd`, `nn.modules.utils._pair`, `F._in_projection_packed` and their like.
 """
 
 

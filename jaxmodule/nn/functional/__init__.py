@@ -3,6 +3,9 @@
 Each takes boxes (`nn.Parameter`, `nn.Buffer`), JAX and numpy arrays alike, and knows nothing of modules.
 """
 
+# The names with an underscore are torch's own helpers, which ports of its code call.
+from ._attention_masks import _canonical_mask  # noqa: F401
+from ._multi_head import _in_projection, _in_projection_packed  # noqa: F401
 from .activation import gelu, glu, logsigmoid, mish, sigmoid, silu, softplus, softsign, tanh
 from .adaptive_pooling import (
     adaptive_avg_pool1d,
@@ -14,7 +17,7 @@ from .adaptive_pooling import (
 )
 from .attention import scaled_dot_product_attention
 from .avg_pooling import avg_pool1d, avg_pool2d, avg_pool3d
-from .batchnorm import batch_norm
+from .batchnorm import _verify_batch_size, batch_norm  # noqa: F401
 from .conv import conv1d, conv2d, conv3d, conv_tbc
 from .conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .distance import cosine_similarity, normalize, one_hot, pairwise_distance, pdist
@@ -44,7 +47,7 @@ from .loss_margin import hinge_embedding_loss, margin_ranking_loss, multi_margin
 from .loss_regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 from .lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from .max_pooling import max_pool1d, max_pool2d, max_pool3d
-from .multi_head_attention import multi_head_attention_forward
+from .multi_head_attention import _mha_shape_check, multi_head_attention_forward  # noqa: F401
 from .norm import group_norm, layer_norm, rms_norm
 from .padding import pad
 from .pixelshuffle import channel_shuffle, native_channel_shuffle, pixel_shuffle, pixel_unshuffle
@@ -60,7 +63,7 @@ from .pooling_with_indices import (
 )
 from .scaled_mm import ScalingType, SwizzleType, scaled_grouped_mm, scaled_mm
 from .shrinkage import hardshrink, softshrink, tanhshrink
-from .softmax import gumbel_softmax, log_softmax, softmax, softmin
+from .softmax import _get_softmax_dim, gumbel_softmax, log_softmax, softmax, softmin  # noqa: F401
 from .threshold import hardsigmoid, hardswish, hardtanh, hardtanh_, relu, relu6, relu_, threshold, threshold_
 from .unpooling import max_unpool1d, max_unpool2d, max_unpool3d
 from .upsampling import interpolate, upsample, upsample_bilinear, upsample_nearest

@@ -7,8 +7,10 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from ._common import is_floating
+from ...core.box import unbox
+from ._common import ArrayLike, is_floating
 
 __all__ = ["canonical_masks", "hiding", "merged"]
 
@@ -24,16 +26,46 @@ def canonical_masks(
         AssertionError: one is neither boolean nor floating-point.
     """
     for mask, name in ((padding, padding_name), (pairs, pairs_name)):
-        if mask is not None and mask.dtype != jnp.bool_ and not is_floating(mask):
-            raise AssertionError(f"only bool and floating types of {name} are supported, but got {mask.dtype.name}")
+        _require_kind(mask, name)
     if padding is None or pairs is None or padding.dtype == pairs.dtype:
         return padding, pairs
-    warnings.warn(
-        f"Support for mismatched {padding_name} and {pairs_name} is deprecated. Use same type for both instead.",
-        UserWarning,
-        stacklevel=3,
-    )
+    _warn_mismatch(padding_name, pairs_name)
     return hiding(padding, dtype), hiding(pairs, dtype)
+
+
+def _canonical_mask(
+    mask: ArrayLike | None,
+    mask_name: str,
+    other_type: DTypeLike | None,
+    other_name: str,
+    target_type: DTypeLike,
+    check_other: bool = True,
+) -> Mask:
+    """A mask as numbers to add to the scores: minus infinity where a boolean one is True.
+
+    Raises:
+        AssertionError: it is neither boolean nor floating-point.
+    """
+    found = unbox(mask)
+    if found is None:
+        return None
+    _require_kind(found, mask_name)
+    if check_other and other_type is not None and found.dtype != other_type:
+        _warn_mismatch(mask_name, other_name)
+    return hiding(found, np.dtype(target_type))
+
+
+def _require_kind(mask: Mask, name: str) -> None:
+    if mask is not None and mask.dtype != jnp.bool_ and not is_floating(mask):
+        raise AssertionError(f"only bool and floating types of {name} are supported, but got {mask.dtype.name}")
+
+
+def _warn_mismatch(name: str, other: str) -> None:
+    warnings.warn(
+        f"Support for mismatched {name} and {other} is deprecated. Use same type for both instead.",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def hiding(mask: jax.Array, dtype: np.dtype) -> jax.Array:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ...core.box import unbox
 from ._attention_masks import merged
-from ._common import compiled, laid_out_like
+from ._common import ArrayLike, compiled, laid_out_like
 from ._flash_tile import Band, Spec, multiply
 from ._sdpa import attend
 from ._sdpa_kernel import SDPBackend
@@ -93,21 +94,48 @@ def _project(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The linear maps, as one product where the same object is mapped."""
     packed, bias = weights.in_proj, weights.in_bias
+    if packed is not None:
+        same = options.same_key_value, options.same_query_key
+        return project_packed(query, key, value, packed, bias, same_key_value=same[0], same_query_key=same[1])
     biases = [None] * 3 if bias is None else jnp.split(bias, 3)
-    if packed is None:
-        maps = (weights.q_proj, weights.k_proj, weights.v_proj)
-    elif options.same_key_value and options.same_query_key:
-        q, k, v = jnp.split(linear(query, packed, bias), 3, -1)
-        return q, k, v
-    elif options.same_key_value:
-        size = query.shape[-1]
-        both = linear(key, packed[size:], None if bias is None else bias[size:])
-        k, v = jnp.split(both, 2, -1)
-        return linear(query, packed[:size], biases[0]), k, v
-    else:
-        maps = jnp.split(packed, 3)
-    q, k, v = (linear(x, w, b) for x, w, b in zip((query, key, value), maps, biases, strict=True))  # pyright: ignore[reportArgumentType]
-    return q, k, v
+    return _in_projection(query, key, value, weights.q_proj, weights.k_proj, weights.v_proj, *biases)  # pyright: ignore[reportArgumentType]
+
+
+def project_packed(
+    q: jax.Array, k: jax.Array, v: jax.Array, w: jax.Array, b: Array, *, same_key_value: bool, same_query_key: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The linear maps whose weights are below each other in one, as few products as there are different operands."""
+    biases = [None] * 3 if b is None else jnp.split(b, 3)
+    if same_key_value and same_query_key:
+        return tuple(jnp.split(linear(q, w, b), 3, -1))  # pyright: ignore[reportReturnType]
+    if same_key_value:
+        size = q.shape[-1]
+        keys, values = jnp.split(linear(k, w[size:], None if b is None else b[size:]), 2, -1)
+        return linear(q, w[:size], biases[0]), keys, values
+    return _in_projection(q, k, v, *jnp.split(w, 3), *biases)
+
+
+def _in_projection_packed(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, w: ArrayLike, b: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The linear maps of query, key and value by one `(3 E, E)` weight: one product where they are one object."""
+    same = {"same_key_value": k is v, "same_query_key": q is k}
+    return project_packed(unbox(q), unbox(k), unbox(v), unbox(w), unbox(b), **same)
+
+
+def _in_projection(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    w_q: ArrayLike,
+    w_k: ArrayLike,
+    w_v: ArrayLike,
+    b_q: ArrayLike | None = None,
+    b_k: ArrayLike | None = None,
+    b_v: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The linear maps of query, key and value by a weight each."""
+    return linear(q, w_q, b_q), linear(k, w_k, b_k), linear(v, w_v, b_v)
 
 
 def _append(x: jax.Array, more: jax.Array, axis: int) -> jax.Array:

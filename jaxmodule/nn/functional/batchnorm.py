@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax
 from jax import lax
 
@@ -152,6 +155,16 @@ def sync_batch_norm(
     if boxes is not None and updated is not None:
         boxes[0].value, boxes[1].value = updated
     return y
+
+
+def _verify_batch_size(size: Sequence[int]) -> None:
+    """Raise where a batch of this size has one value a channel.
+
+    Raises:
+        ValueError: it has.
+    """
+    if math.prod(size[:1]) * math.prod(size[2:]) == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(size)}")
 
 
 def _check_training(x: jax.Array, channels: int, eps: float, members: int) -> None:

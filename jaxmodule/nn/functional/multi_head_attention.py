@@ -143,7 +143,7 @@ def mha(
     query, key, value = operands
     q, k, v = (unbox(x) for x in operands)
     attn_mask, padding = masks
-    batched = _check_ranks(q, k, v, attn_mask, padding, num_heads)
+    batched = _mha_shape_check(q, k, v, padding, attn_mask, num_heads)
     padding, attn_mask = canonical_masks(padding, "key_padding_mask", attn_mask, "attn_mask", q.dtype)
     if is_causal and attn_mask is None:
         raise RuntimeError(
@@ -180,8 +180,20 @@ def mha(
     return out.swapaxes(0, 1) if batch_first else out, of_heads
 
 
-def _check_ranks(q: jax.Array, k: jax.Array, v: jax.Array, attn_mask: Array, padding: Array, num_heads: int) -> bool:
-    """Whether there is a batch, of which the query's rank decides."""
+def _mha_shape_check(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    key_padding_mask: ArrayLike | None,
+    attn_mask: ArrayLike | None,
+    num_heads: int,
+) -> bool:
+    """Whether there is a batch, of which the query's rank decides.
+
+    Raises:
+        AssertionError: a rank, or the shape of a mask for each head, doesn't fit.
+    """
+    q, k, v, padding, mask = (unbox(x) for x in (query, key, value, key_padding_mask, attn_mask))
     if q.ndim not in (2, 3):
         raise AssertionError(
             f"query should be unbatched 2D or batched 3D tensor but received {q.ndim}-D query tensor {shape_list(q)}"
@@ -197,15 +209,15 @@ def _check_ranks(q: jax.Array, k: jax.Array, v: jax.Array, attn_mask: Array, pad
             f"{what} `key_padding_mask` to be `None` or {q.ndim - 1}-D but found {padding.ndim}-D tensor instead: "
             f"{shape_list(padding)} for key {shape_list(k)}"
         )
-    if attn_mask is not None:
-        if attn_mask.ndim not in (2, 3):
+    if mask is not None:
+        if mask.ndim not in (2, 3):
             raise AssertionError(
-                f"{what} `attn_mask` to be `None`, 2-D or 3-D but found {attn_mask.ndim}-D tensor instead: "
-                f"{shape_list(attn_mask)} for query {shape_list(q)}"
+                f"{what} `attn_mask` to be `None`, 2-D or 3-D but found {mask.ndim}-D tensor instead: "
+                f"{shape_list(mask)} for query {shape_list(q)}"
             )
         expected = (num_heads, q.shape[0], k.shape[0])
-        if q.ndim == 2 and attn_mask.ndim == 3 and attn_mask.shape != expected:
-            raise AssertionError(f"Expected `attn_mask` shape to be {expected} but got {attn_mask.shape}")
+        if q.ndim == 2 and mask.ndim == 3 and mask.shape != expected:
+            raise AssertionError(f"Expected `attn_mask` shape to be {expected} but got {mask.shape}")
     return q.ndim == 3
 
 

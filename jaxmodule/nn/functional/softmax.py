@@ -202,14 +202,16 @@ def gumbel_softmax(
 
 
 def _softmax_axis_of(name: str, x: jax.Array, dim: int | None, stacklevel: int) -> int:
-    if dim is None:
-        message = (
-            f"Implicit dimension choice for {name} has been deprecated. "
-            "Change the call to include dim=X as an argument."
-        )
-        warnings.warn(message, UserWarning, stacklevel=stacklevel)
-        dim = 0 if x.ndim in (0, 1, 3) else 1
-    return normalize_dim(dim, x.ndim)
+    return normalize_dim(_get_softmax_dim(name, x.ndim, stacklevel + 1) if dim is None else dim, x.ndim)
+
+
+def _get_softmax_dim(name: str, ndim: int, stacklevel: int) -> int:
+    """The dimension that is meant where none is said, with torch's warning."""
+    message = (
+        f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument."
+    )
+    warnings.warn(message, UserWarning, stacklevel=stacklevel)
+    return 0 if ndim in (0, 1, 3) else 1
 
 
 def _check_softmax_dtype(name: str, x: jax.Array, dtype: DTypeLike | None) -> None:

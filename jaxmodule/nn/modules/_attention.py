@@ -14,14 +14,10 @@ from ..functional._multi_head import MHAWeights
 from ..functional.multi_head_attention import mha
 from ..module import Module
 from ..parameter import Parameter
-from .linear import Linear
+from .linear import NonDynamicallyQuantizableLinear
 from .utils import Placement, empty_parameter
 
 __all__ = ["MultiheadAttention"]
-
-
-class NonDynamicallyQuantizableLinear(Linear):
-    """A `Linear` by another name: the class that torch's repr shows for `out_proj`."""
 
 
 class MultiheadAttention(Module):

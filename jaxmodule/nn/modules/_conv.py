@@ -44,7 +44,8 @@ class _ConvNd(Module):
         dtype: DTypeLike | None,
     ) -> None:
         super().__init__()
-        n = self._dimensions
+        # A subclass of a user's own gives tuples, as torch asks it to.
+        n = self._dimensions if hasattr(type(self), "_dimensions") else len(tuple(kernel_size))  # pyright: ignore[reportArgumentType]
         if groups <= 0:
             raise ValueError(f"groups must be a positive integer, but got {groups}")
         if in_channels % groups:
@@ -80,7 +81,7 @@ class _ConvNd(Module):
         if not isinstance(self.padding, str):
             pads = tuple((size, size) for size in self.padding)
         elif self.padding == "valid":
-            pads = ((0, 0),) * self._dimensions
+            pads = ((0, 0),) * len(self.kernel_size)
         elif self.padding != "same":
             raise ValueError(f"Invalid padding string {self.padding!r}, should be one of 'same' and 'valid'")
         elif max(self.stride) > 1:
@@ -101,7 +102,7 @@ class _ConvNd(Module):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, those at their default left out."""
-        n = self._dimensions
+        n = len(self.kernel_size)
         parts = [
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}",
             f"padding={self.padding}" if self.padding != (0,) * n else "",
@@ -147,16 +148,99 @@ class _ConvForwardNd(_ConvNd):
 
     def forward(self, input: ArrayLike) -> jax.Array:
         """Convolve the input."""
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> jax.Array:
+        """Convolve the input with this weight: what a subclass calls, or overrides, to change the weight."""
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         convolve = type(self)._function
-        return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class _ConvTransposeNd(_ConvNd):
     padding: tuple[int, ...]
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple,
+        padding: IntOrTuple,
+        dilation: IntOrTuple,
+        transposed: bool,
+        output_padding: IntOrTuple,
+        groups: int,
+        bias: bool,
+        padding_mode: PaddingMode,
+        device: Placement | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(
+                f'Only "zeros" padding mode is supported for {type(self).__name__}, but got {padding_mode!r}'
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            transposed,
+            output_padding,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+
+    def _output_padding(
+        self,
+        input: ArrayLike,
+        output_size: Sequence[int] | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        kernel_size: Sequence[int],
+        num_spatial_dims: int,
+        dilation: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:
+        """The `output_padding` with which the output has this size; the layer's own where none is given.
+
+        Raises:
+            ValueError: it has another number of dimensions, or no output has this size.
+            IndexError: the input has too few dimensions.
+        """
+        if output_size is None:
+            return self.output_padding
+        n, shape = num_spatial_dims, tuple(input.shape)
+        rank = len(shape)
+        others = 2 if rank == n + 2 else 1
+        if len(output_size) not in (n, n + others):
+            raise ValueError(
+                f"{type(self).__name__}: for {rank}D input {list(shape)}, output_size must have {n} or "
+                f"{n + others} elements (got {len(output_size)})"
+            )
+        wanted, lengths = tuple(output_size[len(output_size) - n :]), shape[others:]
+        if len(lengths) < n:  # torch's type
+            raise IndexError(f"Expected {n + 1}D or {n + 2}D input where output_size is given: {list(shape)}")
+        if len(lengths) > n:
+            return self.output_padding  # the functional says what is wrong
+        steps = zip(lengths, stride, padding, dilation or (1,) * n, kernel_size, strict=True)
+        least = [(length - 1) * s - 2 * p + d * (k - 1) + 1 for length, s, p, d, k in steps]
+        most = [size + s - 1 for size, s in zip(least, stride, strict=True)]
+        if any(not low <= size <= high for low, size, high in zip(least, wanted, most, strict=True)):
+            raise ValueError(
+                f"requested an output size of {wanted}, but valid sizes range from {least} to {most} "
+                f"(for an input of {list(lengths)})"
+            )
+        return tuple(size - low for size, low in zip(wanted, least, strict=True))
+
+
+class _ConvTransposeForwardNd(_ConvTransposeNd):
     def __init__(
         self,
         in_channels: int,
@@ -172,10 +256,6 @@ class _ConvTransposeNd(_ConvNd):
         device: Placement | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
-        if padding_mode != "zeros":
-            raise ValueError(
-                f'Only "zeros" padding mode is supported for {type(self).__name__}, but got {padding_mode!r}'
-            )
         super().__init__(
             in_channels,
             out_channels,
@@ -197,37 +277,10 @@ class _ConvTransposeNd(_ConvNd):
         if self.padding_mode != "zeros":
             raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
         x = unbox(input)
-        output_padding = self.output_padding if output_size is None else self._output_padding(x.shape, output_size)
+        output_padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, self._dimensions, self.dilation
+        )
         convolve = type(self)._function
         return convolve(
             x, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
         )
-
-    def _output_padding(self, shape: tuple[int, ...], output_size: Sequence[int]) -> tuple[int, ...]:
-        """The `output_padding` with which the output has this size.
-
-        Raises:
-            ValueError: it has another number of dimensions, or no output has this size.
-            IndexError: the input has too few dimensions.
-        """
-        n, rank = self._dimensions, len(shape)
-        others = 2 if rank == n + 2 else 1
-        if len(output_size) not in (n, n + others):
-            raise ValueError(
-                f"{type(self).__name__}: for {rank}D input {list(shape)}, output_size must have {n} or "
-                f"{n + others} elements (got {len(output_size)})"
-            )
-        wanted, lengths = tuple(output_size[len(output_size) - n :]), tuple(shape[others:])
-        if len(lengths) < n:  # torch's type
-            raise IndexError(f"Expected {n + 1}D or {n + 2}D input where output_size is given: {list(shape)}")
-        if len(lengths) > n:
-            return self.output_padding  # the functional says what is wrong
-        steps = zip(lengths, self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
-        least = [(length - 1) * s - 2 * p + d * (k - 1) + 1 for length, s, p, d, k in steps]
-        most = [size + s - 1 for size, s in zip(least, self.stride, strict=True)]
-        if any(not low <= size <= high for low, size, high in zip(least, wanted, most, strict=True)):
-            raise ValueError(
-                f"requested an output size of {wanted}, but valid sizes range from {least} to {most} "
-                f"(for an input of {list(lengths)})"
-            )
-        return tuple(size - low for size, low in zip(wanted, least, strict=True))

@@ -9,11 +9,12 @@ from jax.typing import DTypeLike
 
 from ...core.box import unbox
 from .. import functional as F
+from .. import init
 from ..functional._common import ArrayLike
 from ..functional._table import SPARSE_MESSAGE
 from ..module import Module
 from ..parameter import Parameter
-from ._table import draw_table, given_table, matrix_shape, padding_row
+from ._table import clear_padding, given_table, matrix_shape, padding_row
 from .utils import Placement, empty_parameter
 
 
@@ -96,7 +97,11 @@ class EmbeddingBag(Module):
 
     def reset_parameters(self) -> None:
         """Draw the table anew, with zeros at `padding_idx`."""
-        draw_table(self.weight, self.padding_idx)
+        init.normal_(self.weight)
+        self._fill_padding_idx_with_zero()
+
+    def _fill_padding_idx_with_zero(self) -> None:
+        clear_padding(self.weight, self.padding_idx)
 
     def forward(
         self, input: ArrayLike, offsets: ArrayLike | None = None, per_sample_weights: ArrayLike | None = None

@@ -13,7 +13,7 @@ from .lazy import LazyModuleMixin
 from .utils import Placement, filled_buffer
 
 
-class _LazyConv(LazyModuleMixin):
+class _LazyConvXdMixin(LazyModuleMixin):
     """A convolution whose `in_channels` is the first input's."""
 
     def _postpone(self, out_channels: int, bias: bool, device: Placement | None, dtype: DTypeLike | None) -> None:
@@ -52,7 +52,7 @@ class _LazyConv(LazyModuleMixin):
         layer.reset_parameters()
 
 
-class _LazyConvForward(_LazyConv):
+class _LazyConvForward(_LazyConvXdMixin):
     def __init__(
         self,
         out_channels: int,
@@ -71,7 +71,7 @@ class _LazyConvForward(_LazyConv):
         self._postpone(out_channels, bias, device, dtype)
 
 
-class _LazyConvTranspose(_LazyConv):
+class _LazyConvTranspose(_LazyConvXdMixin):
     def __init__(
         self,
         out_channels: int,
@@ -91,7 +91,7 @@ class _LazyConvTranspose(_LazyConv):
         self._postpone(out_channels, bias, device, dtype)
 
 
-class _LazyNorm(LazyModuleMixin):
+class _LazyNormBase(LazyModuleMixin):
     """A normalisation whose `num_features` is the first input's number of channels."""
 
     def __init__(

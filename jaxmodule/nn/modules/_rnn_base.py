@@ -145,15 +145,32 @@ class RNNBase(Module):
 
     def _layer(self, suffix: str) -> dict[str, Any]:
         """The parameters of one layer and direction by their names in `Layer`."""
+        return {name: getattr(self, name + suffix) for name in self._kinds}
+
+    @property
+    def _kinds(self) -> list[str]:
         names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
-        names += ["weight_hr"] if self.proj_size else []
-        return {name: getattr(self, name + suffix) for name in names}
+        return names + (["weight_hr"] if self.proj_size else [])
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """The parameters' names, a list for each layer and direction."""
+        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
+        return [[name + suffix for name in self._kinds] for suffix in suffixes]
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    @property
+    def _flat_weights(self) -> list[Parameter]:
+        """The parameters in one list: made when it is asked for, writing to it changes no parameter's place."""
+        return [getattr(self, name) for name in self._flat_weights_names]
 
     @property
     def all_weights(self) -> list[list[Parameter]]:
         """The parameters, a list for each layer and direction."""
-        suffixes = [suffix for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
-        return [list(self._layer(suffix).values()) for suffix in suffixes]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Do nothing: in torch it moves the parameters into one piece of memory for cuDNN, and XLA places arrays."""

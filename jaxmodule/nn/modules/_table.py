@@ -7,7 +7,6 @@ from jax.typing import DTypeLike
 
 from ...core.box import unbox
 from ...core.device import given, place_of
-from .. import init
 from ..functional._common import ArrayLike
 from ..parameter import Parameter
 from .utils import Placement
@@ -61,8 +60,7 @@ def given_table(
         return Parameter(table, requires_grad=requires_grad)
 
 
-def draw_table(weight: Parameter, padding_idx: int | None) -> None:
-    """Draw from N(0, 1), with zeros in the padding row."""
-    init.normal_(weight)
+def clear_padding(weight: Parameter, padding_idx: int | None) -> None:
+    """Zeros in the padding row, where there is one."""
     if padding_idx is not None and not weight.is_meta:
         weight.value = weight.value.at[padding_idx].set(0)

@@ -27,7 +27,6 @@ __all__ = [
     "TransformerDecoderLayer",
     "TransformerEncoderLayer",
     "causal_mask",
-    "detect_causal",
 ]
 
 Activation = str | Callable[[jax.Array], jax.Array]
@@ -76,7 +75,7 @@ class _TransformerLayer(Module):
             setattr(self, f"norm{i}", LayerNorm(d_model, eps=layer_norm_eps, bias=bias, **place))
         for i in blocks:
             setattr(self, f"dropout{i}", Dropout(dropout))
-        self.activation = _named_activation(activation) if isinstance(activation, str) else activation
+        self.activation = _get_activation_fn(activation) if isinstance(activation, str) else activation
 
     def _residual(self, x: jax.Array, norm: LayerNorm, block: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return x + block(norm(x)) if self.norm_first else norm(x + block(x))
@@ -293,10 +292,10 @@ class TransformerDecoderLayer(_TransformerLayer):
         return self.dropout3(self._feedforward(x))
 
 
-def _named_activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    if name not in ("relu", "gelu"):
-        raise RuntimeError(f"activation should be relu/gelu, not {name}: or give the function itself")
-    return F.relu if name == "relu" else F.gelu
+def _get_activation_fn(activation: str) -> Callable[[jax.Array], jax.Array]:
+    if activation not in ("relu", "gelu"):
+        raise RuntimeError(f"activation should be relu/gelu, not {activation}: or give the function itself")
+    return F.relu if activation == "relu" else F.gelu
 
 
 def causal_mask(size: int, dtype: DTypeLike) -> np.ndarray:
@@ -304,10 +303,12 @@ def causal_mask(size: int, dtype: DTypeLike) -> np.ndarray:
     return np.triu(np.full((size, size), -np.inf if np.dtype(dtype) != np.bool_ else True, dtype), 1)
 
 
-def detect_causal(mask: jax.Array | None, is_causal: bool | None, size: int) -> bool:
+def _detect_is_causal_mask(mask: Mask, is_causal: bool | None = None, size: int | None = None) -> bool:
     """Whether a mask is said or, where nothing is said and its values are known, found to be the causal one."""
-    if is_causal is not None or mask is None:
+    found = unbox(mask)
+    if is_causal is not None or found is None:
         return is_causal is True
-    if mask.shape != (size, size) or isinstance(mask, Tracer) or not mask.is_fully_addressable:
+    rows = found.shape[-2] if size is None else size
+    if found.shape != (rows, rows) or isinstance(found, Tracer) or not found.is_fully_addressable:
         return False
-    return bool((np.asarray(mask) == causal_mask(size, mask.dtype)).all())
+    return bool((np.asarray(found) == causal_mask(rows, found.dtype)).all())

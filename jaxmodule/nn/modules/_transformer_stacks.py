@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
 
 import jax
 
@@ -12,7 +11,7 @@ from ...core.box import unbox
 from ..functional._attention_masks import canonical_masks
 from ..functional._common import ArrayLike
 from ..module import Module
-from ._transformer_layers import TransformerEncoderLayer, detect_causal
+from ._transformer_layers import TransformerEncoderLayer, _detect_is_causal_mask
 from .container import ModuleList
 
 __all__ = ["TransformerDecoder", "TransformerEncoder"]
@@ -60,7 +59,7 @@ class TransformerEncoder(Module):
         mask_check: bool = True,
     ) -> None:
         super().__init__()
-        self.layers = _clones(encoder_layer, num_layers)
+        self.layers = _get_clones(encoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
@@ -90,7 +89,7 @@ class TransformerEncoder(Module):
         output = unbox(src)
         pairs, padding = unbox(mask), unbox(src_key_padding_mask)
         padding, pairs = canonical_masks(padding, "src_key_padding_mask", pairs, "mask", output.dtype)
-        causal = detect_causal(pairs, is_causal, _length(output, self.layers[0]))
+        causal = _detect_is_causal_mask(pairs, is_causal, _get_seq_len(output, self.layers[0].self_attn.batch_first))
         for layer in self.layers:
             output = layer(output, src_mask=pairs, is_causal=causal, src_key_padding_mask=padding)
         return output if self.norm is None else self.norm(output)
@@ -126,7 +125,7 @@ class TransformerDecoder(Module):
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
-        self.layers = _clones(decoder_layer, num_layers)
+        self.layers = _get_clones(decoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
 
@@ -154,7 +153,9 @@ class TransformerDecoder(Module):
             memory_is_causal: the same of `memory_mask`.
         """
         output, pairs = unbox(tgt), unbox(tgt_mask)
-        causal = detect_causal(pairs, tgt_is_causal, _length(output, self.layers[0]))
+        causal = _detect_is_causal_mask(
+            pairs, tgt_is_causal, _get_seq_len(output, self.layers[0].self_attn.batch_first)
+        )
         memory = unbox(memory)
         for layer in self.layers:
             output = layer(
@@ -170,13 +171,13 @@ class TransformerDecoder(Module):
         return output if self.norm is None else self.norm(output)
 
 
-def _clones(layer: Module, count: int) -> ModuleList:
-    return ModuleList([copy.deepcopy(layer) for _ in range(count)])
+def _get_clones(module: Module, N: int) -> ModuleList:
+    return ModuleList([copy.deepcopy(module) for _ in range(N)])
 
 
-def _length(x: jax.Array, layer: Any) -> int:
-    """The length of a sequence that is with or without a batch, which the layer has first or second."""
-    return x.shape[1 if x.ndim > 2 and layer.self_attn.batch_first else 0]
+def _get_seq_len(src: ArrayLike, batch_first: bool) -> int:
+    """The length of a sequence that is with or without a batch."""
+    return src.shape[1 if src.ndim > 2 and batch_first else 0]
 
 
 def _why_no_nested_tensor(layer: Module) -> str:

@@ -171,5 +171,5 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         if found is not None and not (found[0] >= 0 and found[1] < self.n_classes):
             raise RuntimeError(
                 f"Target values should be in [0, {self.n_classes - 1}], but values in range [{found[0]}, {found[1]}] "
-                "were found."
+                f"were found: {sizes}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._lazy_bases import _LazyNorm
+from ._lazy_bases import _LazyNormBase
 from ._norm_base import _BatchNorm, _NormBase  # noqa: F401  (torch has them here)
 from ._sync_batchnorm import SyncBatchNorm
 
@@ -126,7 +126,7 @@ class BatchNorm3d(_BatchNorm):
     _ranks = (5,)
 
 
-class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):
+class LazyBatchNorm1d(_LazyNormBase, BatchNorm1d):
     """A `BatchNorm1d` that takes `num_features` from its first input, and then is a `BatchNorm1d`.
 
     Args: those of `BatchNorm1d` without `num_features`.
@@ -145,7 +145,7 @@ class LazyBatchNorm1d(_LazyNorm, BatchNorm1d):
     cls_to_become = BatchNorm1d
 
 
-class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):
+class LazyBatchNorm2d(_LazyNormBase, BatchNorm2d):
     """A `BatchNorm2d` that takes `num_features` from its first input, and then is a `BatchNorm2d`.
 
     Args: those of `BatchNorm2d` without `num_features`.
@@ -164,7 +164,7 @@ class LazyBatchNorm2d(_LazyNorm, BatchNorm2d):
     cls_to_become = BatchNorm2d
 
 
-class LazyBatchNorm3d(_LazyNorm, BatchNorm3d):
+class LazyBatchNorm3d(_LazyNormBase, BatchNorm3d):
     """A `BatchNorm3d` that takes `num_features` from its first input, and then is a `BatchNorm3d`.
 
     Args: those of `BatchNorm3d` without `num_features`.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from .. import functional as F
-from ._conv import _ConvForwardNd, _ConvTransposeNd
-from ._conv import _ConvNd as _ConvNd  # code for torch looks for it here
+from ._conv import _ConvForwardNd, _ConvTransposeForwardNd
+from ._conv import _ConvNd as _ConvNd  # code for torch looks for them here
+from ._conv import _ConvTransposeNd as _ConvTransposeMixin  # noqa: F401  (deprecated in torch)
+from ._conv import _ConvTransposeNd as _ConvTransposeNd
 from ._lazy_bases import _LazyConvForward, _LazyConvTranspose
+from ._lazy_bases import _LazyConvXdMixin as _LazyConvXdMixin
 
 __all__ = [
     "Conv1d",
@@ -143,7 +146,7 @@ class Conv3d(_ConvForwardNd):
     _function = staticmethod(F.conv3d)
 
 
-class ConvTranspose1d(_ConvTransposeNd):
+class ConvTranspose1d(_ConvTransposeForwardNd):
     """The transpose of `Conv1d`: each `x[c, i]` adds `x[c, i] w[c, o, k]` to `y[o, i * stride + k * dilation]`.
 
     Args:
@@ -186,7 +189,7 @@ class ConvTranspose1d(_ConvTransposeNd):
     _function = staticmethod(F.conv_transpose1d)
 
 
-class ConvTranspose2d(_ConvTransposeNd):
+class ConvTranspose2d(_ConvTransposeForwardNd):
     """The transpose of `Conv2d`: `ConvTranspose1d` over two spatial dimensions.
 
     Args:
@@ -231,7 +234,7 @@ class ConvTranspose2d(_ConvTransposeNd):
     _function = staticmethod(F.conv_transpose2d)
 
 
-class ConvTranspose3d(_ConvTransposeNd):
+class ConvTranspose3d(_ConvTransposeForwardNd):
     """The transpose of `Conv3d`: `ConvTranspose1d` over three spatial dimensions.
 
     Args:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from ...core.box import unbox
 from .. import functional as F
 from ..functional._common import ArrayLike
-from ._lazy_bases import _LazyNorm
+from ._lazy_bases import _LazyNormBase
 from ._norm_base import _NormBase
 from .utils import Placement
 
@@ -217,7 +217,7 @@ class InstanceNorm3d(_InstanceNorm):
     _no_batch = 4
 
 
-class LazyInstanceNorm1d(_LazyNorm, InstanceNorm1d):
+class LazyInstanceNorm1d(_LazyNormBase, InstanceNorm1d):
     """An `InstanceNorm1d` that takes `num_features` from its first input, and then is an `InstanceNorm1d`.
 
     Args: those of `InstanceNorm1d` without `num_features`, with `affine` and `track_running_stats` on by default.
@@ -236,7 +236,7 @@ class LazyInstanceNorm1d(_LazyNorm, InstanceNorm1d):
     cls_to_become = InstanceNorm1d
 
 
-class LazyInstanceNorm2d(_LazyNorm, InstanceNorm2d):
+class LazyInstanceNorm2d(_LazyNormBase, InstanceNorm2d):
     """An `InstanceNorm2d` that takes `num_features` from its first input, and then is an `InstanceNorm2d`.
 
     Args: those of `InstanceNorm2d` without `num_features`, with `affine` and `track_running_stats` on by default.
@@ -255,7 +255,7 @@ class LazyInstanceNorm2d(_LazyNorm, InstanceNorm2d):
     cls_to_become = InstanceNorm2d
 
 
-class LazyInstanceNorm3d(_LazyNorm, InstanceNorm3d):
+class LazyInstanceNorm3d(_LazyNormBase, InstanceNorm3d):
     """An `InstanceNorm3d` that takes `num_features` from its first input, and then is an `InstanceNorm3d`.
 
     Args: those of `InstanceNorm3d` without `num_features`, with `affine` and `track_running_stats` on by default.

@@ -110,6 +110,10 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+class NonDynamicallyQuantizableLinear(Linear):
+    """A `Linear` by another name: the class that torch's repr shows for the `out_proj` of an attention."""
+
+
 class Bilinear(Module):
     r"""`y_o = x1^T A_o x2 + b_o`.
 

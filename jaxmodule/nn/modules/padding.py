@@ -10,6 +10,7 @@ from ._padding import (
     ZeroPad2d,
     ZeroPad3d,
     _CircularPadNd,
+    _ConstantPadNd,  # noqa: F401  (torch has it here)
     _ReflectionPadNd,
     _ReplicationPadNd,
 )

@@ -9,12 +9,13 @@ from jax.typing import DTypeLike
 
 from ...core.box import unbox
 from .. import functional as F
+from .. import init
 from ..functional._common import ArrayLike
 from ..functional._table import SPARSE_MESSAGE
 from ..module import Module
 from ..parameter import Parameter
 from ._embedding_bag import EmbeddingBag
-from ._table import draw_table, given_table, matrix_shape, padding_row
+from ._table import clear_padding, given_table, matrix_shape, padding_row
 from .utils import Placement, empty_parameter
 
 __all__ = ["Embedding", "EmbeddingBag"]
@@ -95,7 +96,11 @@ class Embedding(Module):
 
     def reset_parameters(self) -> None:
         """Draw the table anew, with zeros at `padding_idx`."""
-        draw_table(self.weight, self.padding_idx)
+        init.normal_(self.weight)
+        self._fill_padding_idx_with_zero()
+
+    def _fill_padding_idx_with_zero(self) -> None:
+        clear_padding(self.weight, self.padding_idx)
 
     def forward(self, input: ArrayLike) -> jax.Array:
         """Look the rows up."""

@@ -14,8 +14,20 @@ from .. import functional as F
 from .. import init
 from ..functional._common import ArrayLike
 from ..module import Module
-from ._transformer_layers import Activation, TransformerDecoderLayer, TransformerEncoderLayer, causal_mask
-from ._transformer_stacks import TransformerDecoder, TransformerEncoder
+from ._transformer_layers import (
+    Activation,
+    TransformerDecoderLayer,
+    TransformerEncoderLayer,
+    _detect_is_causal_mask,  # noqa: F401  (torch has them here)
+    _get_activation_fn,  # noqa: F401
+    causal_mask,
+)
+from ._transformer_stacks import (
+    TransformerDecoder,
+    TransformerEncoder,
+    _get_clones,  # noqa: F401
+    _get_seq_len,  # noqa: F401
+)
 from .normalization import LayerNorm
 from .utils import Placement
 
@@ -184,5 +196,11 @@ class Transformer(Module):
             >>> nn.Transformer.generate_square_subsequent_mask(2).tolist()
             [[0.0, -inf], [0.0, 0.0]]
         """
-        mask = jnp.asarray(causal_mask(sz, jnp.float32 if dtype is None else jnp.dtype(dtype)))
-        return mask if device is None else jax.device_put(mask, place_of(device))
+        return _generate_square_subsequent_mask(sz, device, dtype)
+
+
+def _generate_square_subsequent_mask(
+    sz: int, device: Placement | None = None, dtype: DTypeLike | None = None
+) -> jax.Array:
+    mask = jnp.asarray(causal_mask(sz, jnp.float32 if dtype is None else jnp.dtype(dtype)))
+    return mask if device is None else jax.device_put(mask, place_of(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -62,6 +62,41 @@ def ntuple(name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
     if len(values) != n:
         raise ValueError(f"{name} must be an int or a tuple of {n} ints, but got {values}")
     return values
+
+
+def _ntuple(n: int, name: str = "parse") -> Callable[[Any], tuple[Any, ...]]:
+    """A function that gives `n` times its argument, or what an iterable argument holds: unlike `ntuple`, unchecked."""
+
+    def parse(x: Any) -> tuple[Any, ...]:
+        return tuple(x) if isinstance(x, Iterable) else (x,) * n
+
+    parse.__name__ = name
+    return parse
+
+
+_single = _ntuple(1, "_single")
+_pair = _ntuple(2, "_pair")
+_triple = _ntuple(3, "_triple")
+_quadruple = _ntuple(4, "_quadruple")
+
+
+def _reverse_repeat_tuple(t: Sequence[Any], n: int) -> tuple[Any, ...]:
+    """The elements from last to first, each `n` times: a convolution's padding as `F.pad` takes it."""
+    return tuple(x for x in reversed(t) for _ in range(n))
+
+
+def _list_with_default(out_size: int | Sequence[int | None], defaults: Sequence[int]) -> int | list[int]:
+    """A size with the last of `defaults` where it says None; one number as it is.
+
+    Raises:
+        ValueError: there are not more defaults than sizes.
+    """
+    if isinstance(out_size, int):
+        return out_size
+    if len(defaults) <= len(out_size):
+        raise ValueError(f"Input dimension should be at least {len(out_size) + 1}")
+    last = defaults[len(defaults) - len(out_size) :]
+    return [default if size is None else size for size, default in zip(out_size, last, strict=True)]
 
 
 def factory_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:

@@ -189,6 +189,11 @@ def clip_grad_value_(parameters: Parameters, clip_value: float, foreach: bool | 
     put(_each(partial(_clipped, limit=float(clip_value)), arrays, foreach))
 
 
+# torch's fully sharded training calls them so
+_get_total_norm = get_total_norm
+_clip_grads_with_norm_ = clip_grads_with_norm_
+
+
 # -- what is clipped --------------------------------------------------------------------------------------------------
 
 
