@@ -118,6 +118,34 @@ def test_names_are_those_that_parameters_and_named_parameters_tell() -> None:
     assert jm.optim.SGD([nn.Parameter(jnp.zeros(1)), nn.Parameter(jnp.zeros(1))]).param_groups[0]["names"] == ["0", "1"]
 
 
+@pytest.mark.parametrize("between", ["nothing", "all", "a part", "a part by name", "with a prefix", "moved"])
+@pytest.mark.parametrize("before", [False, True])
+def test_names_do_not_depend_on_what_else_was_listed(between: str, before: bool) -> None:
+    model = net()
+    list_it = {
+        "nothing": lambda: None,
+        "all": lambda: list(model.parameters()),
+        "a part": lambda: [list(part.parameters()) for part in model],
+        "a part by name": lambda: [list(part.named_parameters()) for part in model],
+        "with a prefix": lambda: list(model.named_parameters(prefix="a.b")),
+        "moved": lambda: list(nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh(), model[0], model[2]).parameters()),
+    }[between]
+    if before:
+        list_it()
+    matrices = [p for _, p in model.named_parameters() if p.ndim > 1]
+    if not before and between != "moved":
+        list_it()
+    assert list(jm.optim.Adam(matrices).state) == ["0.weight", "2.weight"]
+
+
+def test_a_name_is_the_one_that_is_seen_from_furthest_up() -> None:
+    inner = net()
+    outer = nn.Sequential(inner, nn.Linear(2, 2))
+    assert len(list(outer.parameters())) == 6
+    assert jm.optim.SGD(list(inner.parameters())).param_groups[0]["names"][0] == "0.0.weight"
+    assert jm.optim.SGD(inner.parameters()).param_groups[0]["names"][0] == "0.weight"  # the iterator knows its own
+
+
 def test_two_models_in_one_optimizer() -> None:
     a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     optimizer = jm.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1)
