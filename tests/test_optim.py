@@ -364,6 +364,40 @@ def test_changing_a_number_between_steps_takes_effect_and_compiles_nothing() -> 
     assert step.traces == 3
 
 
+def test_several_numbers_as_a_list_are_a_tuple_and_compile_nothing() -> None:
+    model, step = net(), Step()
+    optimizer = jm.optim.Adam([{"params": model.parameters(), "betas": [0.8, 0.9], "mine": [1]}], lr=0.01)
+    group = optimizer.param_groups[0]
+    assert group["betas"] == (0.8, 0.9)
+    for i in range(3):
+        group["betas"] = [0.5 + i / 10, 0.9]
+        step(model, optimizer)
+    assert step.traces == 1
+    assert group["betas"] == (0.7, 0.9)
+    assert group["mine"] == [1]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_momentum_that_passes_through_zero_keeps_its_buffer(saved: bool) -> None:
+    torch = pytest.importorskip("torch")
+    model = nn.Linear(3, 2)
+    reference = torch.nn.Linear(3, 2)
+    reference.load_state_dict({name: torch.tensor(p) for name, p in values(model).items()})
+    theirs = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    optimizer = jm.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    x = torch.tensor(np.asarray(X))
+    for momentum in (0.9, 0.9, 0.0, 0.0, 0.8, 0.9):
+        theirs.param_groups[0]["momentum"] = optimizer.param_groups[0]["momentum"] = momentum
+        if saved:
+            state, optimizer = optimizer.state_dict(), jm.optim.SGD(model.parameters(), lr=1.0)
+            optimizer.load_state_dict(state)
+        theirs.zero_grad()
+        ((reference(x) - torch.tensor(np.asarray(Y))) ** 2).mean().backward()
+        theirs.step()
+        train(model, optimizer, 1)
+        np.testing.assert_allclose(model.weight, reference.weight.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_number_may_be_set_inside_a_compiled_step() -> None:
     """A schedule in the program: what it set last is read afterwards, and survives other changes."""
     model = nn.Linear(3, 2)
