@@ -18,7 +18,7 @@ from ...core.errors import StateError
 from .. import functional as F
 from .. import init
 from ..module import Module
-from ..parameter import Parameter
+from ..parameter import Buffer, Parameter
 
 
 class LoRA(Module):
@@ -44,6 +44,8 @@ class LoRA(Module):
         Other implementations drop elements of the input, another choice for each row of a batch. A function of the
         weight has one choice for all rows of a call.
     """
+
+    merged_weight: Buffer
 
     def __init__(
         self, weight: Any, r: int, alpha: float | None = None, dropout: float = 0.0, dtype: DTypeLike | None = None
