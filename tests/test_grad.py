@@ -1,5 +1,7 @@
 """`jm.grad`, `jm.value_and_grad`, `jm.backward`: what is differentiated, and what happens to state on the way."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -58,6 +60,14 @@ def test_argnums_and_mixed_arguments():
     assert jm.grad(lambda p: (p**2).sum())(a.weight).shape == (2, 2)
     with pytest.raises(ValueError, match="argnums=3"):
         jm.grad(loss, argnums=3)(a, {"b": b}, x)
+
+
+@pytest.mark.parametrize("name", ["grad", "value_and_grad", "backward", "jacrev", "jacfwd", "hessian", "accumulate"])
+@pytest.mark.parametrize("argnums", [nn.Sequential(nn.Tanh()), nn.Linear(1, 1), (nn.Tanh(),), jnp.ones(2), None, "0"])
+def test_a_model_in_the_place_of_argnums_raises_with_the_remedy(name, argnums):
+    first, call = (2, "jm.accumulate(n)") if name == "accumulate" else (jnp.sum, f"jm.{name}")
+    with pytest.raises(TypeError, match=rf"argnums is an int or a tuple of ints(.|\n)* {re.escape(call)}.loss..model"):
+        getattr(jm, name)(first, argnums=argnums)
 
 
 def test_has_aux():

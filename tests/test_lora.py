@@ -82,12 +82,111 @@ def test_merging_and_back():
     lora.merge(model)
     lora.merge(model)  # once is enough
     np.testing.assert_allclose(model(X), apart, rtol=1e-5, atol=1e-6)
-    original = model[0].parametrizations.weight.original
-    np.testing.assert_array_equal(model[0].weight, original)
-    assert list(model.state_dict()) == list(bits)  # what is kept beside is not saved
+    assert model[0].weight is model[0].weight  # nothing is computed
+    assert {name: np.asarray(x).tobytes() for name, x in model.state_dict().items()} == bits
     lora.unmerge(model)
     assert {name: np.asarray(x).tobytes() for name, x in model.state_dict().items()} == bits
     assert "merged" not in repr(model)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("how", ["all", "assign", "adapters", "deepcopied", "pickled", "a part", "base only"])
+def test_merged_or_not_a_load_gives_the_outputs_of_what_was_saved(how, merged, saved):
+    source, model = (lora.apply(net(), r"^[02]", r=2) for _ in range(2))
+    if how in ("adapters", "base only"):
+        model.load_state_dict(source.state_dict())
+    trained(source)
+    model[0].parametrizations.weight[0].lora_B.value += 1
+    if how == "base only":
+        trained(model)
+        for layer in (source[0], source[2]):
+            layer.parametrizations.weight.original.value += 1
+    expected = source(X)
+    if saved:
+        lora.merge(source)
+    if merged:
+        lora.merge(model)
+    model = {"deepcopied": copy.deepcopy, "pickled": lambda m: pickle.loads(pickle.dumps(m))}.get(how, lambda m: m)(
+        model
+    )
+    state = source.state_dict()
+    if how == "adapters":
+        lora.load(model, lora.state_dict(source))
+    elif how == "a part":
+        for part, other in zip(model, source, strict=True):
+            part.load_state_dict(other.state_dict())
+    elif how == "base only":
+        with pytest.warns(UserWarning, match="left these parameters"):
+            model.load_state_dict({k: v for k, v in state.items() if k.endswith("original")}, strict=False)
+    else:
+        model.load_state_dict(state, assign=how == "assign")
+    np.testing.assert_allclose(model(X), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jm.jit(lambda m: m(X))(model), expected, rtol=1e-5, atol=1e-5)
+    assert all(adapter.merged is merged for adapter in lora.adapters(model).values())
+    np.testing.assert_allclose(lora.unmerge(model)(X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_load_into_a_merged_model_that_fails_has_changed_nothing():
+    model = lora.merge(trained(lora.apply(net(), r"^[02]", r=2)))
+    before, state = model(X), lora.apply(net(), r"^[02]", r=2).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_state_dict({**state, "4.weight": jnp.ones((9, 9))})
+    np.testing.assert_array_equal(model(X), before)
+
+
+GRADS = {
+    "grad": lambda m: jm.grad(lambda m: m(X).sum())(m),
+    "backward": lambda m: jm.backward(lambda m: m(X).sum())(m),
+    "jit": lambda m: jm.jit(lambda m: jm.grad(lambda m: m(X).sum())(m))(m),
+    "jit inside": lambda m: jm.grad(lambda m: jm.jit(lambda m: m(X).sum())(m))(m),
+    "jax.grad": lambda m: jax.grad(lambda m: m(X).sum())(m),
+    "jvp": lambda m: jm.jvp(
+        lambda m: m(X).sum(), (m,), ({n: jnp.ones_like(p.value) for n, p in m.named_parameters() if p.requires_grad},)
+    ),
+    "remat": lambda m: jm.grad(lambda m: jm.remat(m)(X).sum())(m),
+}
+
+
+@pytest.mark.parametrize("how", GRADS)
+def test_differentiating_a_merged_adapter_raises_with_the_remedy(how):
+    model = lora.merge(trained(lora.apply(net(), r"^[02]", r=2)))
+    with pytest.raises(jm.StateError, match=r"merged with its adapter was differentiated(.|\n)*lora.unmerge"):
+        GRADS[how](model)
+    assert GRADS[how](lora.unmerge(model)) is not None
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_merged_model_is_differentiated_by_its_input_and_frozen(compiled):
+    model = lora.apply(net(), r"^[02]", r=2, train=r"^4")
+    trained(model)
+    by_input = jm.grad(lambda m, x: m(x).sum(), argnums=1)
+    head = jm.grad(lambda m: m(X).sum())
+    if compiled:
+        by_input, head = jm.jit(by_input), jm.jit(head)
+    expected, of_head = by_input(model, X), head(model)
+    lora.merge(model)
+    np.testing.assert_allclose(by_input(model, X), expected, rtol=1e-4, atol=1e-5)
+    for adapter in lora.adapters(model).values():
+        adapter.requires_grad_(False)
+    found = head(model)
+    assert set(found) == {"4.weight", "4.bias"}
+    np.testing.assert_allclose(found["4.weight"], of_head["4.weight"], rtol=1e-4, atol=1e-5)
+
+
+def test_several_patterns():
+    model = lora.apply(net(), ["^0", "^2"], r=2, train=("^4.weight", r"bias$"))
+    assert list(lora.adapters(model)) == ["0.weight", "2.weight"]
+    trainable = {str(name) for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+    assert trainable == {"4.weight", "0.bias", "2.bias", "4.bias"}
+    assert "4.weight" in lora.state_dict(model, train=["^4", "^9"])
+    for patterns, error, match in (
+        (["^0", "attn"], ValueError, "'attn' matches none of the model's weights"),
+        ([], ValueError, "no pattern matches none"),
+        (["^0", 2], TypeError, "pattern is a regular expression or a list of them, got int"),
+    ):
+        with pytest.raises(error, match=match):
+            lora.apply(net(), patterns)
 
 
 @pytest.mark.parametrize("merged", [False, True])

@@ -118,6 +118,34 @@ def test_names_are_those_that_parameters_and_named_parameters_tell() -> None:
     assert jm.optim.SGD([nn.Parameter(jnp.zeros(1)), nn.Parameter(jnp.zeros(1))]).param_groups[0]["names"] == ["0", "1"]
 
 
+@pytest.mark.parametrize("between", ["nothing", "all", "a part", "a part by name", "with a prefix", "moved"])
+@pytest.mark.parametrize("before", [False, True])
+def test_names_do_not_depend_on_what_else_was_listed(between: str, before: bool) -> None:
+    model = net()
+    list_it = {
+        "nothing": lambda: None,
+        "all": lambda: list(model.parameters()),
+        "a part": lambda: [list(part.parameters()) for part in model],
+        "a part by name": lambda: [list(part.named_parameters()) for part in model],
+        "with a prefix": lambda: list(model.named_parameters(prefix="a.b")),
+        "moved": lambda: list(nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh(), model[0], model[2]).parameters()),
+    }[between]
+    if before:
+        list_it()
+    matrices = [p for _, p in model.named_parameters() if p.ndim > 1]
+    if not before and between != "moved":
+        list_it()
+    assert list(jm.optim.Adam(matrices).state) == ["0.weight", "2.weight"]
+
+
+def test_a_name_is_the_one_that_is_seen_from_furthest_up() -> None:
+    inner = net()
+    outer = nn.Sequential(inner, nn.Linear(2, 2))
+    assert len(list(outer.parameters())) == 6
+    assert jm.optim.SGD(list(inner.parameters())).param_groups[0]["names"][0] == "0.0.weight"
+    assert jm.optim.SGD(inner.parameters()).param_groups[0]["names"][0] == "0.weight"  # the iterator knows its own
+
+
 def test_two_models_in_one_optimizer() -> None:
     a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     optimizer = jm.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1)
@@ -334,6 +362,40 @@ def test_changing_a_number_between_steps_takes_effect_and_compiles_nothing() -> 
     group["nesterov"] = True
     step(model, optimizer)
     assert step.traces == 3
+
+
+def test_several_numbers_as_a_list_are_a_tuple_and_compile_nothing() -> None:
+    model, step = net(), Step()
+    optimizer = jm.optim.Adam([{"params": model.parameters(), "betas": [0.8, 0.9], "mine": [1]}], lr=0.01)
+    group = optimizer.param_groups[0]
+    assert group["betas"] == (0.8, 0.9)
+    for i in range(3):
+        group["betas"] = [0.5 + i / 10, 0.9]
+        step(model, optimizer)
+    assert step.traces == 1
+    assert group["betas"] == (0.7, 0.9)
+    assert group["mine"] == [1]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_momentum_that_passes_through_zero_keeps_its_buffer(saved: bool) -> None:
+    torch = pytest.importorskip("torch")
+    model = nn.Linear(3, 2)
+    reference = torch.nn.Linear(3, 2)
+    reference.load_state_dict({name: torch.tensor(p) for name, p in values(model).items()})
+    theirs = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    optimizer = jm.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+    x = torch.tensor(np.asarray(X))
+    for momentum in (0.9, 0.9, 0.0, 0.0, 0.8, 0.9):
+        theirs.param_groups[0]["momentum"] = optimizer.param_groups[0]["momentum"] = momentum
+        if saved:
+            state, optimizer = optimizer.state_dict(), jm.optim.SGD(model.parameters(), lr=1.0)
+            optimizer.load_state_dict(state)
+        theirs.zero_grad()
+        ((reference(x) - torch.tensor(np.asarray(Y))) ** 2).mean().backward()
+        theirs.step()
+        train(model, optimizer, 1)
+        np.testing.assert_allclose(model.weight, reference.weight.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_number_may_be_set_inside_a_compiled_step() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxmodule as jm
@@ -136,6 +137,57 @@ def test_swapping_in_parameters_says_what_to_use() -> None:
     _, optimizer = pair()
     with pytest.raises(NotImplementedError, match="swap_in_optimizer_params_and_state(.|\n)*jm.eval_shape"):
         jm.optim.swap_in_optimizer_params_and_state(optimizer, {}, {})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("kind", ["grads", "grads with aux", "backward", "backward with aux"])
+def test_a_closure_trains_whatever_way_it_gives_the_gradients(kind: str, by_name: bool, compiled: bool) -> None:
+    (model, optimizer), (reference, other) = pair(), pair()
+    reference.load_state_dict(model.state_dict())
+
+    def loss(m: Any) -> Any:
+        return ((m(jnp.ones((4, 3))) - 1) ** 2).mean()
+
+    def step(model: Any, optimizer: Any) -> Any:
+        def closure() -> Any:
+            optimizer.zero_grad()
+            with_aux = kind.endswith("aux")
+            transform = jm.value_and_grad if kind.startswith("grads") else jm.backward
+            return transform(lambda m: (loss(m), {"seen": 1}) if with_aux else loss(m), has_aux=with_aux)(model)
+
+        return optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+
+    result = (jm.jit(step) if compiled else step)(model, optimizer)
+    value, grads = jm.value_and_grad(loss)(reference)
+    other.step(grads)
+    np.testing.assert_allclose(result[0] if kind == "backward with aux" else result, value, rtol=1e-5)
+    np.testing.assert_allclose(model.weight, reference.weight, rtol=1e-5)
+
+
+def test_closures_of_an_optimizer_over_optax() -> None:
+    model = nn.Linear(3, 2)
+    optimizer, before = jm.optim.Optimizer(model.parameters(), optax.sgd(0.1)), np.asarray(model.bias)
+    assert float(optimizer.step(closure=lambda: (jnp.ones(()), GRADS))) == 1
+    np.testing.assert_allclose(model.bias, before - 0.1, rtol=1e-5)
+
+
+def test_what_a_step_does_not_take_raises_and_moves_nothing() -> None:
+    model, optimizer = pair()
+    plain = optax.GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state))
+    over_optax = jm.optim.Optimizer(model.parameters(), plain)
+    before = np.asarray(model.bias)
+    for given, own in (
+        (optimizer, "SGD.step.. takes nothing besides"),
+        (over_optax, "optax transformation takes noth"),
+    ):
+        with pytest.raises(TypeError, match=own + r"(.|\n)*clsure"):
+            given.step(clsure=lambda: 0.0)  # also where no parameter has a gradient
+        with pytest.raises(TypeError, match="gradients or a closure that computes them, and was given both"):
+            given.step(GRADS, closure=lambda: 0.0)
+        with pytest.raises(KeyError, match="the gradient 'wight' belongs to no parameter"):
+            given.step(lambda: (jnp.ones(()), {"wight": jnp.ones((2, 3))}))
+    np.testing.assert_array_equal(model.bias, before)
 
 
 def test_lbfgs_is_called_outside_of_transforms_and_with_a_closure() -> None:

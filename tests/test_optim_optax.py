@@ -123,3 +123,41 @@ def test_what_a_transformation_takes_besides_goes_to_the_step() -> None:
     assert float(scale) < 1
     with pytest.raises(TypeError, match=r"SGD.step\(\) takes nothing besides the gradients, got \['value'\]"):
         jm.optim.SGD(model.parameters()).step(jm.grad(loss)(model), value=1.0)
+
+
+KEYED = {
+    "noisy_sgd": lambda seed: optax.noisy_sgd(0.1, key=jax.random.key(seed)),
+    "seed": lambda seed: optax.noisy_sgd(0.1, key=seed),
+    "rbg": lambda seed: optax.noisy_sgd(0.1, key=jax.random.key(seed, impl="rbg")),
+    "chain": lambda seed: optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(seed)), optax.adam(0.01)),
+}
+
+
+@pytest.mark.parametrize("how", ["state_dict", "state", "a file", "checkpoint"])
+@pytest.mark.parametrize("name", KEYED)
+def test_prng_keys_in_the_state_are_saved_and_go_on(name: str, how: str, tmp_path: Any) -> None:
+    model = net()
+    optimizer = jm.optim.Optimizer(model.parameters(), KEYED[name](0))
+    optimizer.step(jm.grad(loss)(model))
+    other = net()
+    again = jm.optim.Optimizer(other.parameters(), KEYED[name](7))
+    other.load_state_dict(model.state_dict())
+    if how == "checkpoint":
+        jm.save_checkpoint(tmp_path, 1, model=model, optimizer=optimizer)
+        jm.load_checkpoint(tmp_path, model=other, optimizer=again)
+    elif how == "a file":
+        jm.save(optimizer.state_dict(), tmp_path / "o.pt")
+        again.load_state_dict(jm.load(tmp_path / "o.pt"))
+    else:
+        state = optimizer.state_dict() if how == "state_dict" else {**optimizer.state_dict(), "state": optimizer.state}
+        again.load_state_dict(state)
+    for m, o in ((model, optimizer), (other, again)):
+        o.step(jm.grad(loss)(m))
+    np.testing.assert_array_equal(other[0].weight, model[0].weight)
+
+
+def test_a_key_of_another_kind_does_not_load() -> None:
+    model = net()
+    optimizers = [jm.optim.Optimizer(model.parameters(), KEYED[name](0)) for name in ("noisy_sgd", "rbg")]
+    with pytest.raises(ValueError, match=r"has shape \(4,\), the parameter needs \(2,\)"):
+        optimizers[0].load_state_dict(optimizers[1].state_dict())

@@ -139,18 +139,20 @@ class GradScaler(Stateful):
             names = [name for name, gradient in grads.items() if gradient is not None]
             new, found = self._unscaled([unbox(grads[name]) for name in names])
             grads.update(zip(names, new, strict=True))
-        box = self._slots["found_inf"]
-        box.value = jnp.maximum(box.value, found)
+        if found is not None:
+            box = self._slots["found_inf"]
+            box.value = jnp.maximum(box.value, found)
         self._note(optimizer, _Stage.UNSCALED, found)
 
-    def _unscaled(self, grads: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+    def _unscaled(self, grads: list[jax.Array]) -> tuple[list[jax.Array], jax.Array | None]:
+        """The gradients divided by the scale, and whether one is not finite; None where there are none."""
         if any(gradient.dtype == jnp.float16 for gradient in grads):
             raise ValueError(
                 "Attempting to unscale FP16 gradients: the parameters are to stay in float32 (jm.autocast)"
             )
         inverse = 1.0 / self._slots["scale"].value
         finite = [jnp.isfinite(gradient).all() for gradient in grads]
-        found = 1.0 - jnp.stack(finite).all().astype(jnp.float32) if finite else jnp.zeros((), jnp.float32)
+        found = 1.0 - jnp.stack(finite).all().astype(jnp.float32) if finite else None
         return [(g.astype(_wide(g.dtype)) * inverse.astype(_wide(g.dtype))).astype(g.dtype) for g in grads], found
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -165,6 +167,7 @@ class GradScaler(Stateful):
 
         Raises:
             RuntimeError: it was called before for this optimizer since the last `update()`, or with a closure.
+            AssertionError: there is not one gradient.
         """
         if not self._enabled:
             return optimizer.step(*args, **kwargs)
@@ -179,6 +182,10 @@ class GradScaler(Stateful):
                 kwargs = {**kwargs, "grads": dict(kwargs["grads"])}
             self.unscale_(optimizer, args[0] if args else kwargs.get("grads"))
         _, found, where = self._pending[id(optimizer)]
+        if found is None:
+            raise AssertionError(
+                "No inf checks were recorded for this optimizer: none of its parameters has a gradient."
+            )
         if where is not tls.overlay:  # it was unscaled in another program
             found = self._slots["found_inf"].value
         result = None
@@ -197,7 +204,7 @@ class GradScaler(Stateful):
             new_scale: the scale from now on, in their place.
 
         Raises:
-            AssertionError: neither `unscale_` nor `step` was called before.
+            AssertionError: neither `unscale_` nor `step` has seen a gradient before.
         """
         if not self._enabled:
             return
@@ -206,7 +213,7 @@ class GradScaler(Stateful):
             scale.value = jnp.asarray(unbox(new_scale), jnp.float32).reshape(())
         else:
             found = seen.value
-            if not self._pending and not isinstance(found, Tracer) and found < 0:
+            if not isinstance(found, Tracer) and found < 0:
                 raise AssertionError("No inf checks were recorded prior to update.")
             grown = tracker.value + 1
             due = grown == self._growth_interval

@@ -85,6 +85,7 @@ class Traversal:
     ) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their dotted names, in torch's order. A tied one is listed once."""
         for name, box in self._named_members(lambda m: m._parameters.items(), prefix, recurse, remove_duplicate):
+            _remember(box, name.removeprefix(f"{prefix}.") if prefix else name)
             yield ParamName(name, box), box
 
     def parameters(self, recurse: bool = True) -> "Parameters":
@@ -180,6 +181,15 @@ class Traversal:
         return boxes[name]
 
 
+def _remember(box: Parameter, name: str) -> None:
+    """Let a list filtered from a listing still tell an optimizer the names.
+
+    A name seen from further up stays where a submodule is listed by itself: which of the two came last says nothing.
+    """
+    if not box.name_hint.endswith(f".{name}"):
+        box.name_hint = name
+
+
 class Parameters:
     """An iterator over parameters that knows their dotted names; optimizers key their state by them."""
 
@@ -190,9 +200,7 @@ class Parameters:
         return self
 
     def __next__(self) -> Parameter:
-        name, box = next(self._named)
-        box.name_hint = str(name)  # a list filtered from this iterator still tells an optimizer the names
-        return box
+        return next(self._named)[1]
 
     def named(self) -> Iterator[tuple[str, Parameter]]:
         """What is left, with names."""

@@ -33,7 +33,7 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
     def __init__(
         self, items: Mapping[str, Any], derive: Derive, gates: tuple[str, ...], box: Box | None = None
     ) -> None:
-        dict.update(self, {key: _plain(value) for key, value in items.items()})
+        dict.update(self, {key: _plain(key, value) for key, value in items.items()})
         numbers = derive(self.raw())
         self._derive = derive
         self._gates = gates
@@ -92,7 +92,7 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
         if not traced:
             self._catch_up()
         old = self.raw()
-        new = {**old, key: _plain(value)}
+        new = {**old, key: _plain(key, value)}
         before, after = self._derive(old), self._derive(new)  # raises before anything has changed
         journal(self)
         dict.__setitem__(self, key, new[key])
@@ -134,8 +134,10 @@ class ParamGroup(MutableMapping[str, Any], dict[str, Any]):  # pyright: ignore[r
             self._host = self.box._value
 
 
-def _plain(value: Any) -> Any:
-    """A number that came as an array of one, as torch takes learning rates, as the number."""
+def _plain(key: str, value: Any) -> Any:
+    """A number that came as an array of one, as torch takes learning rates, as the number; several as a tuple."""
+    if key in SEVERAL and isinstance(value, list):
+        return tuple(value)
     scalar = (
         isinstance(value, (jax.Array, Box, np.ndarray, np.generic))
         and not isinstance(value, Tracer)

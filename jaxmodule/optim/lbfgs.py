@@ -143,14 +143,6 @@ class LBFGS(OptimizerBase):
             box.value = value
         return loss
 
-    def _evaluate(self, closure: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-        """The loss, and the gradients by name."""
-        result = closure()
-        if isinstance(result, tuple) and len(result) == 2:
-            value, grads = result
-            return value[0] if isinstance(value, tuple) else value, self._resolve(grads)
-        return result, self._from_grad()
-
     # -- files ------------------------------------------------------------------------------------------------------
     def _split_state(self, index: int, state: Any, found: dict[str, dict[str, Any]]) -> None:
         names = self._trees[index].names
@@ -194,13 +186,14 @@ class _Run:
     def evaluate(self) -> tuple[float, Any, Any]:
         """Loss as a number, gradient as one vector, and the loss as the closure gave it."""
         loss, found = self.optimizer._evaluate(self.closure)
-        if isinstance(loss, Tracer):
+        number = loss[0] if isinstance(loss, tuple) else loss  # of jm.backward's (loss, aux)
+        if isinstance(number, Tracer):
             raise StateError("the closure returned a traced loss.", "Call LBFGS.step() outside of JAX's transforms.")
         grads = [
             found[name] if name in found and box.requires_grad else jnp.zeros_like(box.value)
             for name, box in self.boxes.items()
         ]
-        return float(loss), _flat(grads, self.state["d"]), loss
+        return float(number), _flat(grads, self.state["d"]), loss
 
     def move(self, start: list[Any], t: float, d: Any) -> None:
         """Put the parameters to `start + t·d`."""

@@ -1,6 +1,7 @@
 """`Optimizer`: torch's optimizer interface over an optax transformation, and the base of the named ones."""
 
-from collections.abc import Container, Mapping
+import inspect
+from collections.abc import Callable, Container, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -167,17 +168,22 @@ class OptimizerBase(Saved, Hooked, Stateful):
 
     # -- the step -------------------------------------------------------------------------------------------------
     @step_with_hooks
-    def step(self, grads: Any = None, **extra: Any) -> Any:
+    def step(self, grads: Any = None, *, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
         """Move the parameters.
 
         Args:
             grads: what `jm.grad` returned (or several of those, or a module of gradients from `jax.grad`, or a plain
-                dict by parameter name); None takes each parameter's `.grad`; a callable is torch's closure: it is
-                called first and its value returned.
+                dict by parameter name); None takes each parameter's `.grad`; a callable is a closure.
+            closure: torch's: computes loss and gradients, before anything moves. It returns the loss and leaves the
+                gradients in the parameters' `.grad`; or it returns `(loss, grads)`, as `jm.value_and_grad` does.
             extra: what an optax transformation takes besides: `optimizer.step(grads, value=loss)`.
+
+        Returns:
+            The closure's loss; None without one.
 
         Raises:
             KeyError: a plain name is none of the optimizer's, or not one of the gradients is for its parameters.
+            TypeError: there are both gradients and a closure, or the optimizer takes none of `extra`.
 
         Note:
             A parameter without a gradient, or with `requires_grad = False`, is left alone, weight decay included. So
@@ -189,16 +195,46 @@ class OptimizerBase(Saved, Hooked, Stateful):
                 "parameters are copies too, and no model would see the step.",
                 "Use jm.jit in place of jax.jit; or the optax transformation itself on `jm.split(model)[0]`.",
             )
-        loss = None
+        self._check_extra(extra)
         if callable(grads) and not isinstance(grads, Module):
-            loss, grads = grads(), None
-        found = self._from_grad() if grads is None else self._resolve(grads)
+            grads, closure = closure, grads
+        if grads is not None and closure is not None:
+            raise TypeError("step() takes gradients or a closure that computes them, and was given both")
+        loss = None
+        if closure is not None:
+            loss, found = self._evaluate(closure)
+        else:
+            found = self._from_grad() if grads is None else self._resolve(grads)
         for index, group in enumerate(self.param_groups):
             mine = {name: found[name] for name in self._trainable(group) if name in found}
             if mine:
                 self._ensure_state(index)
                 self._step_group(index, group, mine, **extra)
         return loss
+
+    def _check_extra(self, extra: Mapping[str, Any]) -> None:
+        """Raise TypeError for arguments of a step that it does not take."""
+        if extra:
+            raise TypeError(f"{type(self).__name__}.step() takes nothing besides the gradients, got {sorted(extra)}")
+
+    def _evaluate(self, closure: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+        """A closure's loss, and the gradients by the optimizer's names."""
+        result = closure()
+        if not (isinstance(result, tuple) and len(result) == 2):
+            return result, self._from_grad()
+        value, second = result
+        if self._is_gradients(second):
+            return value[0] if isinstance(value, tuple) else value, self._resolve(second)
+        # jm.backward's (loss, aux); or, where no parameter has a gradient, a mistake that `_resolve` names.
+        return result, self._from_grad() or self._resolve(second)
+
+    def _is_gradients(self, x: Any) -> bool:
+        """Is it what `_resolve` takes, with the name of a parameter in it?"""
+        if isinstance(x, (tuple, list)):
+            return any(map(self._is_gradients, x))
+        if isinstance(x, Mapping):
+            return not x or any(isinstance(name, ParamName) or name in self._params for name in x)
+        return isinstance(x, Module)
 
     def _step_group(self, index: int, group: ParamGroup, grads: dict[str, Any], **extra: Any) -> None:
         boxes, tree = self._group_state(index)
@@ -324,6 +360,12 @@ class Optimizer(OptimizerBase):
         Setting one compiles nothing again.
         """
         return Injected(self._state)
+
+    def _check_extra(self, extra: Mapping[str, Any]) -> None:
+        try:
+            inspect.signature(self.transform.update).bind(None, None, None, **extra)
+        except TypeError as error:
+            raise TypeError(f"the optax transformation takes nothing of {sorted(extra)} in a step: {error}") from None
 
     def _init(self, group: ParamGroup, params: dict[str, Any]) -> Any:
         return self.transform.init(params)

@@ -122,8 +122,6 @@ class RuleOptimizer(OptimizerBase):
     def _update(
         self, group: ParamGroup, grads: dict[str, Any], state: Any, params: dict[str, Any], **extra: Any
     ) -> tuple[dict[str, Any], Any]:
-        if extra:
-            raise TypeError(f"{type(self).__name__}.step() takes nothing besides the gradients, got {sorted(extra)}")
         h = group.hyper()
         names = list(params)
         vectors = {name: state[name] for name in self._vectors() if name in state}

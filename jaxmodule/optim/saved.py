@@ -5,6 +5,7 @@ from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..core.box import Box
@@ -53,13 +54,17 @@ class Saved:
         return tree.unflatten(leaves)
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"state": {parameter name: {…}}, "param_groups": [{…, "params": [names]}]}`, of arrays and plain values."""
+        """`{"state": {parameter name: {…}}, "param_groups": [{…, "params": [names]}]}`, of arrays and plain values.
+
+        A transformation's PRNG keys are in there as their data, which files can hold; a load makes keys of it again.
+        """
         self._run_hooks("_optimizer_state_dict_pre_hooks")
         groups = []
         for group in self.param_groups:
             plain = {key: group[key] for key in group if key not in ("params", "names")}
             groups.append({**plain, "params": list(group["names"])})
-        return self._run_hooks("_optimizer_state_dict_post_hooks", {"state": self.state, "param_groups": groups})
+        state = {name: {slot: _data(leaf) for slot, leaf in entry.items()} for name, entry in self.state.items()}
+        return self._run_hooks("_optimizer_state_dict_post_hooks", {"state": state, "param_groups": groups})
 
     def torch_state_dict(self, convert: Callable[[np.ndarray], Any] = np.asarray) -> dict[str, Any]:
         """The state as `torch.optim` keeps it: keyed by the index of the parameter, with torch's slot names.
@@ -177,6 +182,9 @@ class Saved:
 def matching(value: Any, like: Any, owner: str) -> Any:
     """`value` as the state of `owner` in the dtype and place of `like`; ValueError if the shapes differ."""
     value = value.value if isinstance(value, Box) else value
+    if _is_key(like):
+        data = matching(_data(value), jax.random.key_data(like), owner)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
     if not hasattr(value, "shape"):
         value = np.asarray(value)
     shape = tuple(value.shape)
@@ -188,3 +196,12 @@ def matching(value: Any, like: Any, owner: str) -> Any:
     value = value.astype(like.dtype)
     elsewhere = getattr(like, "committed", False) and value.sharding != like.sharding
     return jax.device_put(value, like.sharding) if elsewhere else value
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _data(x: Any) -> Any:
+    """The data of a PRNG key; anything else as it is."""
+    return jax.random.key_data(x) if _is_key(x) else x

@@ -1,12 +1,13 @@
 """SGD with torch's arguments, defaults and update rule."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from .given import Groups
 from .group import ParamGroup
+from .optimizer import Trees
 from .rule import RuleOptimizer, StateDtype, check, check_lr, decayed, hints
 
 
@@ -39,6 +40,7 @@ class SGD(RuleOptimizer):
     """
 
     _gates = ("momentum", "dampening", "weight_decay")
+    _buffered: frozenset[int] = frozenset()  # the groups that have, or have had, a momentum
 
     def __init__(
         self,
@@ -71,8 +73,24 @@ class SGD(RuleOptimizer):
     def _numbers(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {name: group[name] for name in ("lr", "momentum", "dampening", "weight_decay")}
 
+    def _ensure_state(self, index: int, also: Container[str] = ()) -> Trees | None:
+        group = self.param_groups[index]
+        loaded = isinstance(also, Mapping) and any("momentum_buffer" in also.get(n, {}) for n in group["names"])
+        # A momentum that passes through 0 keeps its buffer, as in torch.
+        if (loaded or group.in_use("momentum")) and index not in self._buffered:
+            self._buffered |= {index}
+        return super()._ensure_state(index, also)
+
+    def _snapshot(self) -> Any:
+        return super()._snapshot(), self._buffered
+
+    def _restore(self, before: Any) -> None:
+        rest, self._buffered = before
+        super()._restore(rest)
+
     def _slots_of(self, group: ParamGroup) -> tuple[str, ...]:
-        return ("momentum_buffer",) if group.in_use("momentum") else ()
+        index = next(i for i, own in enumerate(self.param_groups) if own is group)
+        return ("momentum_buffer",) if index in self._buffered else ()
 
     def _rule(self, group: ParamGroup, h: dict[str, Any], g: Any, p: Any, s: dict[str, Any], t: Any) -> tuple[Any, Any]:
         g, p = decayed(group, h, g, p)

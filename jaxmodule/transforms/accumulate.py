@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..core.box import Box
 from ..core.freeze import Node
-from .grad import Differentiated, named, value_and_grad
+from .grad import Differentiated, named, numbers, value_and_grad
 from .loops import scan
 
 
@@ -62,7 +62,7 @@ def accumulate(
         raise ValueError(f"jm.accumulate: the number of microbatches is a positive int, got {n!r}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"jm.accumulate: reduction is 'mean' or 'sum', got {reduction!r}")
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = numbers(argnums, "jm.accumulate(n)")
     chosen = (batch_argnums,) if isinstance(batch_argnums, int) else batch_argnums
 
     def decorate(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from ..core.box import Box, unbox
 from ..core.freeze import Node
 from ..core.parameter import Parameter
 from ._rule_call import zero_tangent
-from .grad import Differentiated, Run, named
+from .grad import Differentiated, Run, named, numbers
 
 
 def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
@@ -185,7 +185,7 @@ def jacfwd(
 def _jacobian(
     transform: Any, fun: Any, argnums: int | Sequence[int], has_aux: bool, options: dict[str, Any], name: str
 ) -> Callable[..., Any]:
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = numbers(argnums, f"jm.{name}")
 
     def jacobian_of(*args: Any, **kwargs: Any) -> Any:
         run = Run(fun, nums, has_aux, args, kwargs)
@@ -218,7 +218,7 @@ def hessian(
         >>> found["bias"]["weight"].shape
         (1, 1, 3)
     """
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = numbers(argnums, "jm.hessian")
 
     def hessian_of(*args: Any, **kwargs: Any) -> Any:
         run = Run(fun, nums, has_aux, args, kwargs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from ..core.box import Box, unbox
 from ..core.device import abstract_names
@@ -128,6 +129,22 @@ def _place(num: int, args: tuple[Any, ...]) -> int:
     return num % len(args)
 
 
+def numbers(argnums: Any, caller: str) -> tuple[int, ...]:
+    """`argnums` as a tuple.
+
+    Raises:
+        TypeError: it is no int and no sequence of them, as where a model was given to the transform itself.
+    """
+    if isinstance(argnums, int):
+        return (argnums,)
+    if not isinstance(argnums, Sequence) or not all(isinstance(num, (int, np.integer)) for num in argnums):
+        raise TypeError(
+            f"{caller}: argnums is an int or a tuple of ints, got {type(argnums).__name__}. The arguments go to the "
+            f"function that it returns: {caller}(loss)(model)"
+        )
+    return tuple(argnums)
+
+
 def _without_boxes(value: Any) -> Any:
     """The value of a differentiated function, boxes as their arrays."""
     if isinstance(value, jax.Array):
@@ -184,7 +201,7 @@ def value_and_grad(
         >>> grads["bias"]
         Array([4.], dtype=float32)
     """
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = numbers(argnums, "jm.value_and_grad")
 
     def value_and_grad_of(*args: Any, **kwargs: Any) -> Any:
         run = Run(fun, nums, has_aux, args, kwargs)
@@ -213,6 +230,7 @@ def grad(
         >>> sorted(jm.grad(lambda m: m(jnp.ones((1, 3))).sum())(nn.Linear(3, 1)))
         ['bias', 'weight']
     """
+    numbers(argnums, "jm.grad")
     both = value_and_grad(fun, argnums, has_aux, holomorphic, allow_int)
 
     def grad_of(*args: Any, **kwargs: Any) -> Any:
@@ -241,7 +259,7 @@ def backward(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux:
         >>> model.bias.grad
         Array([4.], dtype=float32)
     """
-    nums = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    nums = numbers(argnums, "jm.backward")
 
     def backward_of(*args: Any, **kwargs: Any) -> Any:
         run = Run(fun, nums, has_aux, args, kwargs)

@@ -336,6 +336,12 @@ def test_scaler_errors_are_torchs() -> None:
         with pytest.raises(RuntimeError, match="after step"):
             scaler.unscale_(optimizer)
         scaler.update()
+        optimizer.zero_grad()
+        scaler.scale(one)
+        with pytest.raises(AssertionError, match="No inf checks were recorded for this optimizer"):
+            scaler.step(optimizer)
+        with pytest.raises(AssertionError, match="No inf checks were recorded prior to update"):
+            scaler.update()
         with pytest.raises(RuntimeError, match="Closure use"):
             scaler.step(optimizer, closure=lambda: None)
         with pytest.raises(ValueError, match="outputs must be"):

@@ -1,4 +1,8 @@
-"""The parametrization of low-rank adapters."""
+"""The parametrization of low-rank adapters.
+
+Merged, an adapter keeps the weight with the product in it as a buffer, beside the original, which stays the base
+weight: so files have the same in them, merged or not.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ...core.context import Tracer
+from ...core.errors import StateError
 from .. import functional as F
 from .. import init
 from ..module import Module
-from ..parameter import Parameter
+from ..parameter import Buffer, Parameter
 
 
 class LoRA(Module):
@@ -29,7 +35,8 @@ class LoRA(Module):
         - `lora_A`: `(r, in_features)`, uniform as `nn.Linear` begins; `lora_B`: `(out_features, r)`, zeros.
 
     Attributes:
-        merged: whether the product is in the weight already.
+        merged: whether the weight with the product is kept, and read as it is.
+        merged_weight: that weight, where it is.
 
     Source: Hu and others, "LoRA: low-rank adaptation of large language models", 2022.
 
@@ -37,6 +44,8 @@ class LoRA(Module):
         Other implementations drop elements of the input, another choice for each row of a batch. A function of the
         weight has one choice for all rows of a call.
     """
+
+    merged_weight: Buffer
 
     def __init__(
         self, weight: Any, r: int, alpha: float | None = None, dropout: float = 0.0, dtype: DTypeLike | None = None
@@ -58,11 +67,51 @@ class LoRA(Module):
             a = a * F.dropout(jnp.ones((1, a.shape[1]), a.dtype), self.dropout, training=True)
         return ((b @ a) * (self.alpha / self.r)).reshape(like.shape).astype(like.dtype)
 
+    def merge(self, weight: Any) -> None:
+        """Keep the weight with the product, as both are now."""
+        value = weight.value + self.product(weight)
+        if self.merged:
+            self.merged_weight.value = value
+        else:
+            self.register_buffer("merged_weight", value, persistent=False)
+            self.merged = True
+
+    def unmerge(self) -> None:
+        """Compute the product at each read again."""
+        if self.merged:
+            del self.merged_weight
+            self.merged = False
+
     def forward(self, weight: jax.Array) -> jax.Array:
         """The weight with the product."""
-        return weight if self.merged else weight + self.product(weight, self.training)
+        if not self.merged:
+            return weight + self.product(weight, self.training)
+        sources = weight, self.lora_A.value, self.lora_B.value
+        kept = self.merged_weight.value
+        return _constant(kept, *sources) if any(isinstance(x, Tracer) for x in sources) else kept
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         dropout = f", dropout={self.dropout}" if self.dropout else ""
         return f"r={self.r}, alpha={self.alpha}{dropout}{', merged' if self.merged else ''}"
+
+
+def merge_again(parametrizations: Any, *_: Any) -> None:
+    """After a load into the originals and adapters of one weight: the merged weight is made of the new ones."""
+    for adapter in parametrizations:
+        if isinstance(adapter, LoRA) and adapter.merged:
+            adapter.merge(parametrizations.original)
+
+
+@jax.custom_jvp
+def _constant(kept: jax.Array, *sources: jax.Array) -> jax.Array:
+    """A merged weight; what it was made of can't be differentiated through it."""
+    return kept
+
+
+@_constant.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise StateError(
+        "a weight that is merged with its adapter was differentiated: the adapter's gradients would be zeros.",
+        "Call lora.unmerge(model) before training, or freeze the adapter: model.requires_grad_(False).",
+    )

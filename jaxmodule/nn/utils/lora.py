@@ -1,14 +1,14 @@
 """Low-rank adapters: a frozen weight plus a product of two small matrices that are trained, as a parametrization.
 
 `apply(model, r"attn")` gives every weight whose name matches an adapter and freezes the rest; the weight is then
-`W + (alpha / r) B A` wherever it is read. `merge` adds the product to the weight, for inference; `unmerge` takes the
-weight back bit for bit; `remove` makes an ordinary model of it.
+`W + (alpha / r) B A` wherever it is read. `merge` computes that once, for inference; `unmerge` goes back, bit for bit;
+`remove` makes an ordinary model of it. Files have W, A and B in them, merged or not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,22 +18,23 @@ from jax.typing import DTypeLike
 from ...core.box import unbox
 from ..module import Module
 from ..parameter import Parameter, is_lazy
-from ._lora import LoRA
+from ._lora import LoRA, merge_again
 from .parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 __all__ = ["LoRA", "adapters", "apply", "load", "merge", "remove", "state_dict", "unmerge"]
 
 M = TypeVar("M", bound=Module)
+Patterns = str | Sequence[str]
 
 
 def apply(
     model: M,
-    pattern: str,
+    pattern: Patterns,
     r: int = 8,
     alpha: float | None = None,
     dropout: float = 0.0,
     *,
-    train: str | None = None,
+    train: Patterns | None = None,
     dtype: DTypeLike | None = None,
 ) -> M:
     """Give weights of a model adapters, and freeze all else.
@@ -41,19 +42,20 @@ def apply(
     Args:
         model: the model; it is changed in place.
         pattern: a regular expression that is searched for in the weights' names (`blocks.0.attn.qkv.weight`), and in
-            those of their modules. Biases and other vectors have no adapters, and are passed over.
+            those of their modules; or several. Biases and other vectors have no adapters, and are passed over.
         r: the rank.
         alpha: the product is multiplied by `alpha / r`; `r` if None.
         dropout: see `LoRA`.
-        train: a regular expression for parameters that are trained beside the adapters: a new head, biases.
+        train: a regular expression or several, for parameters that are trained beside the adapters: a new head, biases.
         dtype: of the adapters; that of each weight if None. float32 beside a bfloat16 weight is a good choice.
 
     Returns:
         The model. Tied weights share an adapter; adapters of an earlier call go on being trained.
 
     Raises:
-        ValueError: no weight matches, one has an adapter or another parametrization already or no shape yet, `r` is no
-            positive int, or a pattern is no regular expression. Nothing has changed then.
+        ValueError: a pattern matches no weight, one has an adapter or another parametrization already or no shape yet,
+            `r` is no positive int, or a pattern is no regular expression. Nothing has changed then.
+        TypeError: a pattern is no text.
 
     Note:
         The weight is made anew where it is read: of use where it is small beside the activations. Its gradient, which A
@@ -74,30 +76,47 @@ def apply(
         raise ValueError(f"lora.apply: the rank r is a positive int, got {r!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"lora.apply: dropout is a probability less than 1, got {dropout}")
-    weights, also = _compiled(pattern, "pattern"), None if train is None else _compiled(train, "train")
-    chosen = _chosen(model, weights, pattern)
+    weights, also = _compiled(pattern, "pattern"), _compiled(train, "train")
+    chosen = _chosen(model, weights)
     kept = {p for adapter in _loras(model) for p in adapter.parameters()}
     shared: dict[Any, LoRA] = {}
     for parameter, _, _ in chosen:
         shared.setdefault(parameter, LoRA(parameter.value, r, alpha, dropout, dtype))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = parameter in kept or (also is not None and also.search(name) is not None)
+        parameter.requires_grad = parameter in kept or bool(_found(also, name))
     for parameter, module, name in chosen:
         register_parametrization(module, name, shared[parameter], unsafe=True)
+        parametrizations: Any = module.parametrizations._modules[name]  # pyright: ignore
+        parametrizations.register_load_state_dict_post_hook(merge_again)
     return model
 
 
-def _compiled(pattern: str, what: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"lora.apply: {what}={pattern!r} is no regular expression: {error}") from None
+def _compiled(given: Patterns | None, what: str) -> list[re.Pattern[str]]:
+    if given is None:
+        return []
+    found = []
+    for pattern in [given] if isinstance(given, (str, re.Pattern)) else list(given):
+        if not isinstance(pattern, (str, re.Pattern)):
+            raise TypeError(
+                f"lora.apply: {what} is a regular expression or a list of them, got {type(pattern).__name__} in there"
+            )
+        try:
+            found.append(re.compile(pattern))
+        except re.error as error:
+            raise ValueError(f"lora.apply: {what}={pattern!r} is no regular expression: {error}") from None
+    return found
 
 
-def _chosen(model: Module, weights: re.Pattern[str], pattern: str) -> list[tuple[Parameter, Module, str]]:
+def _found(patterns: list[re.Pattern[str]], *names: str) -> set[re.Pattern[str]]:
+    """The patterns that are in one of the names."""
+    return {pattern for pattern in patterns if any(map(pattern.search, names))}
+
+
+def _chosen(model: Module, weights: list[re.Pattern[str]]) -> list[tuple[Parameter, Module, str]]:
     """The weights that match: the parameter, and where it is."""
     chosen: list[tuple[Parameter, Module, str]] = []
     there: list[str] = []
+    used: set[re.Pattern[str]] = set()
     for path, module in model.named_modules():
         if ".parametrizations." in f".{path}.":
             continue
@@ -106,7 +125,7 @@ def _chosen(model: Module, weights: re.Pattern[str], pattern: str) -> list[tuple
             full = f"{path}.{name}" if path else name
             if parameter is None and not is_parametrized(module, name):
                 continue
-            matches = weights.search(full) or (name == "weight" and weights.search(path))
+            matches = _found(weights, full, path) if name == "weight" else _found(weights, full)
             if parameter is None:
                 if matches:
                     raise ValueError(f"lora.apply: {full} has an adapter or another parametrization already")
@@ -118,11 +137,14 @@ def _chosen(model: Module, weights: re.Pattern[str], pattern: str) -> list[tuple
             if parameter.ndim < 2 or not jnp.issubdtype(parameter.dtype, jnp.floating):
                 continue
             there.append(full)
+            used |= matches
             if matches:
                 chosen.append((parameter, module, name))
-    if not chosen:
+    unused = [repr(pattern.pattern) for pattern in weights if pattern not in used]
+    if unused or not chosen:
         some = ", ".join(there[:8]) + (", …" if len(there) > 8 else "")
-        raise ValueError(f"lora.apply: {pattern!r} matches none of the model's weights, which are {some or 'none'}")
+        who = ", ".join(unused) or "no pattern"
+        raise ValueError(f"lora.apply: {who} matches none of the model's weights, which are {some or 'none'}")
     return chosen
 
 
@@ -156,33 +178,34 @@ def adapters(model: Module) -> dict[str, LoRA]:
 
 
 def merge(model: M) -> M:
-    """Add the products to the weights, so that reading a weight computes nothing. The old weights are kept beside.
+    """Keep the weights with the products in them, so that reading a weight computes nothing.
+
+    The old weights stay beside, and are what files get. A load into a merged model merges again.
 
     Returns:
         The model.
 
     Raises:
         ValueError: a weight has another parametrization beside the adapter. Nothing has changed then.
+
+    Note:
+        A merged model is for inference: to differentiate it with respect to the adapters or their weights raises a
+        `StateError`. What is written into those by hand is seen after `unmerge`.
     """
     for original, adapter in _originals(model):
         if not adapter.merged:
-            adapter.register_buffer("base", original.value, persistent=False)
-            original.value = original.value + adapter.product(original)
-            adapter.merged = True
+            adapter.merge(original)
     return model
 
 
 def unmerge(model: M) -> M:
-    """Take the weights back that were there before `merge`, bit for bit.
+    """Go back to the weights that were there before `merge`, bit for bit, and their adapters.
 
     Returns:
         The model.
     """
-    for original, adapter in _originals(model):
-        if adapter.merged:
-            original.value = adapter.base
-            del adapter.base
-            adapter.merged = False
+    for adapter in _loras(model):
+        adapter.unmerge()
     return model
 
 
@@ -225,24 +248,26 @@ def _originals(model: Module) -> list[tuple[Any, LoRA]]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def state_dict(model: Module, train: str | None = None) -> dict[str, jax.Array]:
+def state_dict(model: Module, train: Patterns | None = None) -> dict[str, jax.Array]:
     """The adapters' part of `model.state_dict()`.
 
     Args:
         model: the model.
-        train: a regular expression, as for `apply`: what else was trained, and is to be saved.
+        train: a regular expression or several, as for `apply`: what else was trained, and is to be saved.
 
     Raises:
         ValueError: there is no adapter.
     """
-    also = None if train is None else _compiled(train, "train")
+    also = _compiled(train, "train")
     names = _names(model)
     state = model.state_dict()
-    return {name: x for name, x in state.items() if name in names or (also is not None and also.search(name))}
+    return {name: x for name, x in state.items() if name in names or _found(also, name)}
 
 
 def load(model: Module, state: Mapping[str, Any]) -> None:
     """Load what `state_dict` gave into a model with the same adapters. The arrays take the dtypes that are there.
+
+    A merged model is merged again.
 
     Raises:
         ValueError: there is no adapter, an adapter is missing, `state` has names that the model does not have, or a
@@ -264,6 +289,8 @@ def load(model: Module, state: Mapping[str, Any]) -> None:
             )
     for name, value in given.items():
         boxes[name].copy_(value)
+    for _, module, name, _ in _sites(model):
+        merge_again(module.parametrizations._modules[name])  # pyright: ignore
 
 
 def _names(model: Module) -> set[str]:
