@@ -12,7 +12,13 @@ import scipy.stats
 
 import jaxmodule as jm
 from tests.test_examples import EXAMPLES, run
-from tests.test_examples_text import as_a_script, files_of, final, killed_and_resumed  # noqa: F401
+from tests.test_examples_text import (  # noqa: F401
+    as_a_script,
+    batches_are_of_the_seed_and_the_step,
+    files_of,
+    final,
+    killed_and_resumed,
+)
 
 TINY = {
     "ensemble.py": "--members 3 --width 8 --points 16 --batch 8".split(),
@@ -134,6 +140,13 @@ def test_vae_trains(tmp_path):
     assert found, output
     np.testing.assert_allclose(-float(found[1]) / np.log(2) / 64, float(found[2]), atol=1e-3)
     files_of(tmp_path, "vae")
+
+
+def test_vae_batches(vae):
+    counts = np.arange(10, dtype=np.float32)
+    batches = batches_are_of_the_seed_and_the_step(vae, counts, batch=4, epochs=3)
+    assert len(batches) == 6
+    assert all(np.unique(batches[i : i + 2]).size == 8 for i in (0, 2, 4))  # none twice in an epoch
 
 
 @pytest.mark.slow
