@@ -93,7 +93,7 @@ def test_ensemble_calibration(ensemble):
     random = np.random.default_rng(0)
     y = random.normal(size=20_000).astype(np.float32)
     mean, variance = np.zeros((3, 1), np.float32), np.array([[1.0], [0.25], [4.0]], np.float32)
-    right, narrow, wide = ensemble["coverage"](ensemble["below"](mean, variance, y))
+    right, narrow, wide = ensemble["coverage"](ensemble["cdf"](mean, variance, y))
     levels = ensemble["LEVELS"]
     np.testing.assert_allclose(right, levels, atol=0.02)
     assert (narrow < levels - 0.02).all()
