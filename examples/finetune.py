@@ -186,7 +186,8 @@ def train(method: str, model, images, labels, options) -> dict[str, list[float]]
             if (step + 1) % options.every == 0 or step + 1 == options.steps:
                 accuracy = float((predict(model.eval(), x_test).argmax(1) == y_test).mean())
                 model.train(training)
-                history["step"].append(step + 1), history["accuracy"].append(accuracy)
+                history["step"].append(step + 1)
+                history["accuracy"].append(accuracy)
                 jm.save_checkpoint(folder, step + 1, **state, extra={"run": run, "history": history}, keep=2)
                 loss = np.mean(jax.device_get(losses))
                 losses.clear()

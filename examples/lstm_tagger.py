@@ -121,7 +121,7 @@ def load_data(count: int, seed: int):
 
 def batches_from(step: int, train_set, options):
     """The batches of this and the later steps; what is in them depends on the seed and the step alone."""
-    rows = grain.MapDataset.range(len(train_set[0])).seed(options.seed).shuffle().repeat()  # in another order each time
+    rows = grain.MapDataset.range(len(train_set[0])).seed(options.seed).shuffle().repeat()  # in another order each pass
     batches = rows.batch(options.batch)[step : options.steps]
     batches = batches.map(lambda rows: tuple(array[rows] for array in train_set))
     # The arrays are in memory: the one thread that prefetches is enough.
