@@ -16,6 +16,7 @@ import sysconfig
 from functools import partial
 from pathlib import Path
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,15 +30,8 @@ from jaxmodule.optim.lr_scheduler import CosineAnnealingLR, LinearLR, Sequential
 
 GPU = """on a GPU: --width 768 --depth 12 --heads 12 --context 1024 --batch 64 --steps 20000 --lr 6e-4 --dtype bfloat16,
 and more text: --data FOLDER"""
-NOT_THE_RUN = (
-    "out",
-    "fresh",
-    "prompt",
-    "length",
-    "temperature",
-    "top_k",
-    "top_p",
-)  # options that may change when it goes on
+# Options that may change when it goes on.
+NOT_THE_RUN = ("out", "fresh", "prompt", "length", "temperature", "top_k", "top_p")
 
 
 def rotate(x, positions):
@@ -184,6 +178,19 @@ def windows(text: np.ndarray, starts: np.ndarray, context: int) -> np.ndarray:
     return text[starts[:, None] + np.arange(context + 1)].astype(np.int32)
 
 
+def batches_from(step: int, text: np.ndarray, options):
+    """The batches of this and the later steps; what is in them depends on the seed and the step alone."""
+
+    def draw(_, random: np.random.Generator) -> np.ndarray:
+        return windows(text, random.integers(len(text) - options.context, size=options.batch), options.context)
+
+    batches = grain.MapDataset.range(options.steps).seed(options.seed).random_map(draw)[step:]
+    # The text is in memory: the one thread that prefetches is enough.
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0))
+    # No device is named: batches committed to one would commit the weights too, and the second step be compiled again.
+    return iter(grain.experimental.device_put(batches, None))
+
+
 class Rate(ProgressColumn):
     def render(self, task):
         return Text("" if task.speed is None else f"{task.speed:.3g} steps/s")
@@ -213,28 +220,31 @@ def train(model, text, held_out, options) -> dict[str, list[float]]:
     state = {"model": model, "optimizer": {"adamw": optimizer, "schedule": schedule}}
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     start, history = resume(options.out / "checkpoints", run, **state)
-    val = windows(held_out, np.linspace(0, len(held_out) - options.context - 1, 256).astype(int), options.context)
-    losses = []
+    places = np.linspace(0, len(held_out) - options.context - 1, 256).astype(int)
+    parts = np.split(windows(held_out, places, options.context), 8)
+    losses = []  # since the last checkpoint: arrays, which nothing waits for until they are read
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task("training", total=options.steps, completed=start, status="compiling")
-        for step in range(start, options.steps):
-            random = np.random.default_rng((options.seed, step))  # not of the steps before: nothing to save of it
-            starts = random.integers(len(text) - options.context, size=options.batch)
-            losses.append(float(train_step(model, optimizer, windows(text, starts, options.context))))
+        for step, window in enumerate(batches_from(start, text, options), start + 1):
+            losses.append(train_step(model, optimizer, window))
             schedule.step()
-            progress.update(task, advance=1, status=f"loss {losses[-1]:.3f}")
-            if (step + 1) % options.every == 0 or step + 1 == options.steps:
+            # One step is computed while the next one is prepared; the bar would run ahead of more.
+            jax.block_until_ready(losses[-2:-1])
+            progress.advance(task)
+            if step % options.every == 0 or step == options.steps:
                 model.eval()
-                val_loss = sum(float(evaluate(model, part)) for part in np.split(val, 8)) / 8
+                val_losses = [evaluate(model, part) for part in parts]
                 model.train()
-                for name, number in zip(history, (step + 1, sum(losses) / len(losses), val_loss), strict=True):
-                    history[name].append(number)
+                numbers = step, *(float(np.mean(jax.device_get(values))) for values in (losses, val_losses))
+                for values, number in zip(history.values(), numbers, strict=True):
+                    values.append(number)
                 losses.clear()
                 extra = {"run": run, "history": history}
-                jm.save_checkpoint(options.out / "checkpoints", step + 1, **state, extra=extra, keep=2)
-                line = f"step {step + 1:5,d}  loss {history['training'][-1]:.3f} (held out {val_loss:.3f})"
+                jm.save_checkpoint(options.out / "checkpoints", step, **state, extra=extra, keep=2)
+                line = "step {:5,d}  loss {:.3f} (held out {:.3f})".format(*numbers)
                 progress.console.print(line, highlight=False)
+                progress.update(task, status=f"loss {numbers[1]:.3f}")
     return history
 
 
@@ -255,40 +265,32 @@ def plot(path: Path, history: dict[str, list[float]], held_out: np.ndarray) -> N
     plt.close(figure)
 
 
-def fingerprint(model) -> str:
-    """The sha256 of every array of the model, to compare two runs."""
-    digest = hashlib.sha256()
-    for name, array in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
-    add = partial(parser.add_argument, help="(default %(default)s)")
+    add = parser.add_argument
     add("--seed", type=int, default=0, help="of the weights, the batches, dropout and the sample (default 0)")
     add("--data", type=Path, help="a text file, or a folder of them (default: Python's standard library)")
     add("--out", type=Path, default=Path("out/char_gpt"), help="folder for checkpoints, weights and figure")
     add("--fresh", action="store_true", help="begin again, though there are checkpoints")
-    add("--steps", type=int, default=1200)
+    add("--steps", type=int, default=1200, help="batches to train on (default 1200)")
     add("--every", type=int, default=100, help="steps between checkpoints (default 100)")
-    add("--batch", type=int, default=16)
-    add("--lr", type=float, default=3e-3)
-    add("--width", type=int, default=96)
-    add("--depth", type=int, default=4)
-    add("--heads", type=int, default=3)
+    add("--batch", type=int, default=16, help="stretches of text in a batch (default 16)")
+    add("--lr", type=float, default=3e-3, help="learning rate after the warm-up (default 0.003)")
+    add("--width", type=int, default=96, help="of what passes from block to block (default 96)")
+    add("--depth", type=int, default=4, help="blocks (default 4)")
+    add("--heads", type=int, default=3, help="of the attention in each block (default 3)")
     add("--context", type=int, default=128, help="bytes that it sees (default 128)")
-    add("--dropout", type=float, default=0.0)
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--dropout", type=float, default=0.0, help="behind attention and MLP (default 0)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights (default float32)")
     add("--prompt", default="def ", help="what the sample begins with (default 'def ')")
     add("--length", type=int, default=600, help="bytes to write (default 600)")
-    add("--temperature", type=float, default=0.8)
+    add("--temperature", type=float, default=0.8, help="of the draws, 0 for the likeliest byte (default 0.8)")
     add("--top-k", type=int, default=0, help="draw from so many bytes, 0 for all (default 0)")
     add("--top-p", type=float, default=0.95, help="draw from the fewest that have this probability (default 0.95)")
     options = parser.parse_args()
-    if min(options.steps, options.every, options.batch, options.length, len(options.prompt)) < 1:
-        parser.error("--steps, --every, --batch and --length must be at least 1, and --prompt not empty")
+    sizes = options.steps, options.every, options.batch, options.depth, options.heads, options.length
+    if min(sizes) < 1 or not options.prompt:
+        parser.error("--steps, --every, --batch, --depth, --heads and --length must be at least 1, --prompt not empty")
     if options.width % (2 * options.heads) or options.context < 2:
         parser.error("--width must be a multiple of twice --heads, --context at least 2")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -305,12 +307,13 @@ def main() -> None:
 
     history = train(model, text, held_out, options)
     model.eval()
-    jm.save(model.state_dict(), options.out / "char_gpt.safetensors")
+    weights = options.out / "char_gpt.safetensors"
+    jm.save(model.state_dict(), weights)
     choices = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
     print(write(model, options.prompt.encode(), options.length, **choices).decode(errors="replace"))
     plot(options.out / "char_gpt.png", history, held_out)
-    print(f"wrote {options.out / 'char_gpt.safetensors'} and {options.out / 'char_gpt.png'}")
-    print(f"sha256 of the weights: {fingerprint(model)}")
+    print(f"wrote {weights} and {options.out / 'char_gpt.png'}")
+    print(f"sha256 of the weights: {hashlib.sha256(weights.read_bytes()).hexdigest()}")
     loss = history["held out"][-1]
     print(f"final: validation loss {loss:.3f} ({loss / math.log(2):.3f} bits per byte) after {options.steps:,} steps")
 

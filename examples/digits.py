@@ -12,7 +12,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -55,7 +55,11 @@ class Net(nn.Module):
 
 
 @jm.jit
-def train_step(model, optimizer, x, y):
+def train_step(model, optimizer, images, labels, rows):
+    # All the digits are on the device already, so the batch is taken from them there. Data that are too many for that
+    # come from the host while the step before is computed: resnet.py shows how.
+    x, y = images[rows], labels[rows]
+
     def loss_fn(model):
         logits = model(x)
         return F.cross_entropy(logits, y), logits
@@ -75,7 +79,7 @@ def load_data(seed: int):
     images, labels = load_digits(return_X_y=True)
     images = (images / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
     split = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=seed)
-    x_train, x_val, y_train, y_val = map(jnp.asarray, split)
+    x_train, x_val, y_train, y_val = jax.device_put(split)
     return (x_train, y_train), (x_val, y_val)
 
 
@@ -102,25 +106,24 @@ def train(model, train_set, val_set, options) -> dict[str, list[float]]:
     state = {"model": model, "optimizer": optimizer}
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     start, history = resume(options.out / "checkpoints", run, **state)
-    x_train, y_train = train_set
-    steps = len(x_train) // options.batch  # the last, smaller batch is left out: one shape, one compilation
+    count = len(train_set[0])
+    steps = count // options.batch  # the last, smaller batch is left out: one shape, one compilation
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task("training", total=options.epochs * steps, completed=start * steps, status="compiling")
         for epoch in range(start, options.epochs):
             model.train()
-            order = np.random.default_rng((options.seed, epoch)).permutation(len(x_train))
-            losses, accuracies = [], []
-            for batch in order[: steps * options.batch].reshape(steps, -1):
-                loss, accuracy = train_step(model, optimizer, x_train[batch], y_train[batch])
-                losses.append(float(loss))
-                accuracies.append(float(accuracy))
+            order = np.random.default_rng((options.seed, epoch)).permutation(count)
+            results = []  # of each step, its loss and accuracy: arrays, which nothing waits for until they are read
+            for rows in order[: steps * options.batch].reshape(steps, -1):
+                results.append(train_step(model, optimizer, *train_set, rows))
+                # One step is computed while the next one is prepared; the bar would run ahead of more.
+                jax.block_until_ready(results[-2:-1])
                 progress.advance(task)
 
             model.eval()
             val_loss, val_accuracy, _ = evaluate(model, *val_set)
-            train_loss, train_accuracy = sum(losses) / steps, sum(accuracies) / steps
-            numbers = train_loss, train_accuracy, float(val_loss), float(val_accuracy)
+            numbers = *np.mean(jax.device_get(results), axis=0).tolist(), float(val_loss), float(val_accuracy)
             for values, number in zip(history.values(), numbers, strict=True):
                 values.append(number)
             line = "loss {0:.3f} (held out {2:.3f})  accuracy {1:.3f} (held out {3:.3f})".format(*numbers)
@@ -165,15 +168,6 @@ def plot(path: Path, history: dict[str, list[float]], x, y, logits) -> None:
     plt.close(figure)
 
 
-def fingerprint(model) -> str:
-    """The sha256 of every array of the model, to compare two runs."""
-    digest = hashlib.sha256()
-    for name, array in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
     add = parser.add_argument
@@ -215,7 +209,7 @@ def main() -> None:
     figure = options.out / "digits.png"
     plot(figure, history, x_val, y_val, logits)
     print(f"wrote {weights} and {figure}")
-    print(f"sha256 of the weights: {fingerprint(reloaded)}")
+    print(f"sha256 of the weights: {hashlib.sha256(weights.read_bytes()).hexdigest()}")
     print(f"final: accuracy {100 * float(accuracy):.2f} % on the held-out fifth")
 
 

@@ -96,14 +96,14 @@ def mixture(likelihoods: np.ndarray) -> np.ndarray:
     return np.logaddexp.reduce(likelihoods, axis=0) - math.log(len(likelihoods))
 
 
-def below(mean, variance, y) -> np.ndarray:
+def cdf(mean, variance, y) -> np.ndarray:
     """The probability that each member gives to values below y; the mixture gives their mean."""
     return np.asarray(0.5 * (1 + jax.lax.erf((y - mean) / jnp.sqrt(2 * variance))))
 
 
-def coverage(below: np.ndarray) -> np.ndarray:
-    """How often y is in the central intervals that are to have it with the probabilities LEVELS."""
-    return (abs(2 * below - 1)[..., None] <= LEVELS).mean(-2)
+def coverage(u: np.ndarray) -> np.ndarray:
+    """How often y is in the central intervals that are to have it with the probabilities LEVELS; u is its CDF."""
+    return (abs(2 * u - 1)[..., None] <= LEVELS).mean(-2)
 
 
 class Rate(ProgressColumn):
@@ -135,13 +135,13 @@ def train(ensemble, train_set, test_set, options) -> dict[str, list[float]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task("training", total=options.steps, completed=start, status="compiling")
-        for step in range(start, options.steps, options.every):
+        for begin in range(start, options.steps, options.every):
             # The batches of the next steps; they depend on the seed and the step alone: nothing of them is saved.
-            size = (min(options.every, options.steps - step), options.members, options.batch)
-            places = np.random.default_rng((options.seed, step)).integers(len(x), size=size)
+            size = (min(options.every, options.steps - begin), options.members, options.batch)
+            places = np.random.default_rng((options.seed, begin)).integers(len(x), size=size)
             batches = np.take_along_axis(samples[None], places, axis=2)
             loss = float(train_steps(ensemble, optimizer, x[batches], y[batches]))
-            step += len(batches)
+            step = begin + len(batches)
 
             ensemble.eval()
             test_loss = -mixture(log_likelihoods(*predict(ensemble, test_set[0]), test_set[1])).mean()
@@ -192,15 +192,6 @@ def plot(path: Path, ensemble, history, train_set, covered: np.ndarray) -> None:
     plt.close(figure)
 
 
-def fingerprint(model) -> str:
-    """The sha256 of every array of the model, to compare two runs."""
-    digest = hashlib.sha256()
-    for name, array in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
     add = parser.add_argument
@@ -215,8 +206,8 @@ def main() -> None:
     add("--batch", type=int, default=80, help="points in a batch (default 80)")
     add("--lr", type=float, default=1e-2, help="learning rate (default 0.01)")
     options = parser.parse_args()
-    if min(options.members, options.points, options.steps, options.every) < 1 or options.batch < 2:
-        parser.error("--members, --points, --steps and --every must be at least 1, --batch 2")
+    if min(options.members, options.width, options.points, options.steps, options.every) < 1 or options.batch < 2:
+        parser.error("--members, --width, --points, --steps and --every must be at least 1, --batch 2")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.fresh:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
@@ -231,18 +222,19 @@ def main() -> None:
 
     history = train(ensemble, train_set, test_set, options)
     ensemble.eval()
-    jm.save(ensemble.state_dict(), options.out / "ensemble.safetensors")
+    weights = options.out / "ensemble.safetensors"
+    jm.save(ensemble.state_dict(), weights)
     x, y = test_set
     means, variances = predict(ensemble, x)
-    likelihoods, u = log_likelihoods(means, variances, y), below(means, variances, y)
+    likelihoods, u = log_likelihoods(means, variances, y), cdf(means, variances, y)
     covered = np.stack([coverage(u.mean(0)), *coverage(u)])  # of the ensemble, then of each member
     errors = abs(covered - LEVELS).mean(1)
     print(f"calibration error of the ensemble {errors[0]:.3f}, of a single member {errors[1:].mean():.3f} on average")
     apart = [predict(ensemble, points)[0].std(0).mean() for points in (x, np.linspace(*GAP, 100, dtype=np.float32))]
     print("the members' means differ by σ = {:.3f} where there are data, {:.3f} in the gap".format(*apart))
     plot(options.out / "ensemble.png", ensemble, history, train_set, covered)
-    print(f"wrote {options.out / 'ensemble.safetensors'} and {options.out / 'ensemble.png'}")
-    print(f"sha256 of the weights: {fingerprint(ensemble)}")
+    print(f"wrote {weights} and {options.out / 'ensemble.png'}")
+    print(f"sha256 of the weights: {hashlib.sha256(weights.read_bytes()).hexdigest()}")
     nll, of_members = -mixture(likelihoods).mean(), -likelihoods.mean()
     print(f"final: test NLL {nll:.3f} (a single member: {of_members:.3f} on average)")
 

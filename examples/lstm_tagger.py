@@ -17,6 +17,8 @@ import sysconfig
 import tokenize
 from pathlib import Path
 
+import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -117,6 +119,17 @@ def load_data(count: int, seed: int):
     return sets
 
 
+def batches_from(step: int, train_set, options):
+    """The batches of this and the later steps; what is in them depends on the seed and the step alone."""
+    rows = grain.MapDataset.range(len(train_set[0])).seed(options.seed).shuffle().repeat()  # in another order each pass
+    batches = rows.batch(options.batch)[step : options.steps]
+    batches = batches.map(lambda rows: tuple(array[rows] for array in train_set))
+    # The arrays are in memory: the one thread that prefetches is enough.
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0))
+    # No device is named: batches committed to one would commit the weights too, and the second step be compiled again.
+    return iter(grain.experimental.device_put(batches, None))
+
+
 class Rate(ProgressColumn):
     def render(self, task):
         return Text("" if task.speed is None else f"{task.speed:.3g} steps/s")
@@ -136,31 +149,33 @@ def resume(folder: Path, run: dict[str, str], **state) -> tuple[int, dict[str, l
 
 
 def train(model, train_set, held_out, options) -> dict[str, list[float]]:
-    state = {"model": model, "optimizer": jm.optim.AdamW(model.parameters(), lr=options.lr)}
+    optimizer = jm.optim.AdamW(model.parameters(), lr=options.lr)
+    state = {"model": model, "optimizer": optimizer}
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     start, history = resume(options.out / "checkpoints", run, **state)
-    losses = []
+    losses = []  # since the last checkpoint: arrays, which nothing waits for until they are read
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task("training", total=options.steps, completed=start, status="compiling")
-        for step in range(start, options.steps):
-            # Which lines depends on the seed and the step alone: there is no state of it to save.
-            rows = np.random.default_rng((options.seed, step)).integers(len(train_set[0]), size=options.batch)
-            losses.append(float(train_step(state["model"], state["optimizer"], *(array[rows] for array in train_set))))
-            progress.update(task, advance=1, status=f"loss {losses[-1]:.3f}")
-            if (step + 1) % options.every == 0 or step + 1 == options.steps:
+        for step, batch in enumerate(batches_from(start, train_set, options), start + 1):
+            losses.append(train_step(model, optimizer, *batch))
+            # One step is computed while the next one is prepared; the bar would run ahead of more.
+            jax.block_until_ready(losses[-2:-1])
+            progress.advance(task)
+            if step % options.every == 0 or step == options.steps:
                 model.eval()
                 loss, _, confusion = evaluate(model, *held_out)
                 model.train()
                 accuracy = float(confusion.trace() / confusion.sum())
-                numbers = step + 1, sum(losses) / len(losses), float(loss), accuracy
+                numbers = step, float(np.mean(jax.device_get(losses))), float(loss), accuracy
                 for values, number in zip(history.values(), numbers, strict=True):
                     values.append(number)
                 losses.clear()
                 extra = {"run": run, "history": history}
-                jm.save_checkpoint(options.out / "checkpoints", step + 1, **state, extra=extra, keep=2)
+                jm.save_checkpoint(options.out / "checkpoints", step, **state, extra=extra, keep=2)
                 line = "step {:5,d}  loss {:.3f} (held out {:.3f})  accuracy {:.4f}".format(*numbers)
                 progress.console.print(line, highlight=False)
+                progress.update(task, status=f"loss {numbers[1]:.3f}")
     return history
 
 
@@ -178,7 +193,7 @@ def plot(path: Path, history, confusion: np.ndarray, held_out, predicted: np.nda
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(12, 9), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1])
+    above, below = figure.subfigures(2, 1)
     curves, matrix = above.subplots(1, 2)
     for name in ("training", "held out"):
         curves.plot(history["step"], history[name], marker=".", label=name)
@@ -216,15 +231,6 @@ def plot(path: Path, history, confusion: np.ndarray, held_out, predicted: np.nda
     plt.close(figure)
 
 
-def fingerprint(model) -> str:
-    """The sha256 of every array of the model, to compare two runs."""
-    digest = hashlib.sha256()
-    for name, array in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
     add = parser.add_argument
@@ -239,8 +245,8 @@ def main() -> None:
     add("--width", type=int, default=64, help="of the LSTM, in each direction (default 64)")
     add("--layers", type=int, default=1, help="of the LSTM (default 1)")
     options = parser.parse_args()
-    if min(options.lines, options.steps, options.every, options.batch) < 1:
-        parser.error("--lines, --steps, --every and --batch must be at least 1")
+    if min(options.lines, options.steps, options.every, options.batch, options.width, options.layers) < 1:
+        parser.error("--lines, --steps, --every, --batch, --width and --layers must be at least 1")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.fresh:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
@@ -258,10 +264,11 @@ def main() -> None:
         table.add_row(kind, f"{count:,}", *(f"{number:.3f}" for number in row))
     Console().print(table)
 
-    jm.save(model.state_dict(), options.out / "lstm_tagger.safetensors")
+    weights = options.out / "lstm_tagger.safetensors"
+    jm.save(model.state_dict(), weights)
     plot(options.out / "lstm_tagger.png", history, confusion, held_out, predicted)
-    print(f"wrote {options.out / 'lstm_tagger.safetensors'} and {options.out / 'lstm_tagger.png'}")
-    print(f"sha256 of the weights: {fingerprint(model)}")
+    print(f"wrote {weights} and {options.out / 'lstm_tagger.png'}")
+    print(f"sha256 of the weights: {hashlib.sha256(weights.read_bytes()).hexdigest()}")
     accuracy, f1 = confusion.trace() / confusion.sum(), scores(confusion)[:, 2].mean()
     print(f"final: accuracy {100 * accuracy:.2f}% of held-out characters, macro F1 {f1:.3f}")
 

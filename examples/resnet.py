@@ -175,7 +175,8 @@ def batches_from(step: int, images, labels, options):
     batches = batches.map(lambda rows: (images[rows], labels[rows]))
     # The arrays are in memory: the one thread that prefetches is enough.
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0))
-    return iter(grain.experimental.device_put(batches, jax.devices()[0]))
+    # No device is named: batches committed to one would commit the weights too, and the second step be compiled again.
+    return iter(grain.experimental.device_put(batches, None))
 
 
 class Rate(ProgressColumn):
@@ -227,7 +228,7 @@ def train(model, average, train_set, held_out, options) -> dict[str, list[float]
             (loss, predicted), (_, of_average) = (evaluate(m, *held_out) for m in (model, average.module))
             model.train()
             correct = [100 * float((found == held_out[1]).mean()) for found in (predicted, of_average)]
-            numbers = epoch + 1, float(jnp.stack(losses).mean()), loss, *correct, rate
+            numbers = epoch + 1, float(np.mean(jax.device_get(losses))), loss, *correct, rate
             for values, number in zip(history.values(), numbers, strict=True):
                 values.append(number)
             if (epoch + 1) % options.every == 0 or epoch + 1 == options.epochs:

@@ -10,10 +10,12 @@ drawings, bit for bit, also when the run is killed in the middle and the same co
 
 import argparse
 import hashlib
+import itertools
 import math
 import shutil
 from pathlib import Path
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,18 @@ def load_data(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return train_set, held_out
 
 
+def batches_from(step: int, counts: np.ndarray, options):
+    """The batches of this and the later steps; what is in them depends on the seed and the step alone."""
+    rows = grain.MapDataset.range(len(counts)).seed(options.seed).shuffle()  # in another order each epoch
+    # The last, smaller batch is left out: one shape, one compilation.
+    batches = rows.batch(options.batch, drop_remainder=True).repeat(options.epochs)[step:]
+    batches = batches.map(lambda rows: counts[rows])
+    # The images are in memory: the one thread that prefetches is enough.
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=0))
+    # No device is named: batches committed to one would commit the weights too, and the second step be compiled again.
+    return iter(grain.experimental.device_put(batches, None))
+
+
 class Rate(ProgressColumn):
     def render(self, task):
         return Text("" if task.speed is None else f"{task.speed:.3g} steps/s")
@@ -126,26 +140,27 @@ def train(model, train_set, held_out, options) -> dict[str, list[float]]:
     state = {"model": model, "optimizer": optimizer}
     run = {name: str(value) for name, value in vars(options).items() if name not in NOT_THE_RUN}
     start, history = resume(options.out / "checkpoints", run, **state)
-    steps = len(train_set) // options.batch  # the last, smaller batch is left out: one shape, one compilation
-    elbos, kls = [], []
+    steps = len(train_set) // options.batch
+    batches = batches_from(start * steps, train_set, options)
+    results = []  # of each step since the last checkpoint: arrays, which nothing waits for until they are read
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[status]}")) as progress:
         task = progress.add_task("training", total=options.epochs * steps, completed=start * steps, status="compiling")
         for epoch in range(start, options.epochs):
-            order = np.random.default_rng((options.seed, epoch)).permutation(len(train_set))
-            for batch in order[: steps * options.batch].reshape(steps, -1):
-                elbo, kl = train_step(model, optimizer, train_set[batch])
-                elbos.append(float(elbo))
-                kls.append(float(kl))
+            for counts in itertools.islice(batches, steps):
+                results.append(train_step(model, optimizer, counts))
+                # One step is computed while the next one is prepared; the bar would run ahead of more.
+                jax.block_until_ready(results[-2:-1])
                 progress.advance(task)
             if (epoch + 1) % options.every == 0 or epoch + 1 == options.epochs:
                 model.eval()
                 val_elbo, _ = evaluate(model, held_out)
                 model.train()
-                numbers = epoch + 1, sum(elbos) / len(elbos), float(val_elbo), sum(kls) / len(kls)
+                elbo, kl = np.mean(jax.device_get(results), axis=0).tolist()
+                results.clear()
+                numbers = epoch + 1, elbo, float(val_elbo), kl
                 for values, number in zip(history.values(), numbers, strict=True):
                     values.append(number)
-                elbos.clear(), kls.clear()
                 extra = {"run": run, "history": history}
                 jm.save_checkpoint(options.out / "checkpoints", epoch + 1, **state, extra=extra, keep=2)
                 line = "epoch {:3d}  ELBO {:.2f} (held out {:.2f})  KL {:.2f} nats".format(*numbers)
@@ -190,15 +205,6 @@ def plot(path: Path, history, model, held_out: np.ndarray) -> None:
     plt.close(figure)
 
 
-def fingerprint(model) -> str:
-    """The sha256 of every array of the model, to compare two runs."""
-    digest = hashlib.sha256()
-    for name, array in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.asarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=GPU)
     add = parser.add_argument
@@ -228,10 +234,11 @@ def main() -> None:
 
     history = train(model, train_set, held_out, options)
     model.eval()
-    jm.save(model.state_dict(), options.out / "vae.safetensors")
+    weights = options.out / "vae.safetensors"
+    jm.save(model.state_dict(), weights)
     plot(options.out / "vae.png", history, model, held_out)
-    print(f"wrote {options.out / 'vae.safetensors'} and {options.out / 'vae.png'}")
-    print(f"sha256 of the weights: {fingerprint(model)}")
+    print(f"wrote {weights} and {options.out / 'vae.png'}")
+    print(f"sha256 of the weights: {hashlib.sha256(weights.read_bytes()).hexdigest()}")
     elbo = np.mean([float(evaluate(model, held_out)[0]) for _ in range(20)])
     print(
         f"final: ELBO {elbo:.2f} nats an image on held-out digits ({-elbo / math.log(2) / PIXELS:.3f} bits per pixel)"

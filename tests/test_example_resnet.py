@@ -171,7 +171,7 @@ def test_batches_depend_on_the_seed_and_the_step(resnet):
     images, labels = np.arange(10)[:, None, None, None].astype(np.uint8), np.arange(10)
     seen = list(resnet["batches_from"](0, images, labels, Options))
     assert len(seen) == 6
-    assert all(isinstance(array, jax.Array) for batch in seen for array in batch)
+    assert all(isinstance(array, jax.Array) and not array.committed for batch in seen for array in batch)
     assert all((x.ravel() == y).all() for x, y in seen)
     orders = [np.concatenate([labels for _, labels in seen[i : i + 2]]).tolist() for i in (0, 2, 4)]
     assert all(len(set(order)) == 8 for order in orders)

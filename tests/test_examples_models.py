@@ -12,7 +12,13 @@ import scipy.stats
 
 import jaxmodule as jm
 from tests.test_examples import EXAMPLES, run
-from tests.test_examples_text import as_a_script, files_of, final, killed_and_resumed  # noqa: F401
+from tests.test_examples_text import (  # noqa: F401
+    as_a_script,
+    batches_are_of_the_seed_and_the_step,
+    files_of,
+    final,
+    killed_and_resumed,
+)
 
 TINY = {
     "ensemble.py": "--members 3 --width 8 --points 16 --batch 8".split(),
@@ -87,7 +93,7 @@ def test_ensemble_calibration(ensemble):
     random = np.random.default_rng(0)
     y = random.normal(size=20_000).astype(np.float32)
     mean, variance = np.zeros((3, 1), np.float32), np.array([[1.0], [0.25], [4.0]], np.float32)
-    right, narrow, wide = ensemble["coverage"](ensemble["below"](mean, variance, y))
+    right, narrow, wide = ensemble["coverage"](ensemble["cdf"](mean, variance, y))
     levels = ensemble["LEVELS"]
     np.testing.assert_allclose(right, levels, atol=0.02)
     assert (narrow < levels - 0.02).all()
@@ -134,6 +140,13 @@ def test_vae_trains(tmp_path):
     assert found, output
     np.testing.assert_allclose(-float(found[1]) / np.log(2) / 64, float(found[2]), atol=1e-3)
     files_of(tmp_path, "vae")
+
+
+def test_vae_batches(vae):
+    counts = np.arange(10, dtype=np.float32)
+    batches = batches_are_of_the_seed_and_the_step(vae, counts, batch=4, epochs=3)
+    assert len(batches) == 6
+    assert all(np.unique(batches[i : i + 2]).size == 8 for i in (0, 2, 4))  # none twice in an epoch
 
 
 @pytest.mark.slow

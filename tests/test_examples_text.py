@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,29 @@ def files_of(folder: Path, name: str) -> None:
     assert latest_checkpoint(folder / "checkpoints") is not None
 
 
+def batches_are_of_the_seed_and_the_step(script: dict, *data, **options) -> list[list[np.ndarray]]:
+    """The arrays of each batch: a run that goes on after three steps gets what is left of them, on the device.
+
+    They aren't committed to it: after a step the weights would be too, and the second step would be compiled again.
+    """
+
+    def batches(step: int, seed: int = 3) -> list[list[np.ndarray]]:
+        found = script["batches_from"](step, *data, SimpleNamespace(seed=seed, **options))
+        found = [jax.tree.leaves(batch) for batch in found]
+        assert all(isinstance(array, jax.Array) and not array.committed for batch in found for array in batch)
+        return [list(map(np.asarray, batch)) for batch in found]
+
+    def same(one, other) -> bool:
+        return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+    whole = batches(0)
+    assert same(batches(3), whole[3:])
+    assert not same(batches(3, seed=4), whole[3:])
+    assert not same(whole[:1], whole[1:2])
+    assert batches(len(whole)) == []
+    return whole
+
+
 # -- char_gpt.py -------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +118,15 @@ def test_char_gpt_trains_and_writes(tmp_path):
     assert "\ndef " in output  # the sample begins with the prompt
     assert re.fullmatch(r"final: validation loss \d\.\d{3} \(\d\.\d{3} bits per byte\) after 5 steps", final(output))
     files_of(tmp_path, "char_gpt")
+
+
+def test_char_gpt_batches(char_gpt):
+    text = np.arange(200, dtype=np.uint8)
+    batches = batches_are_of_the_seed_and_the_step(char_gpt, text, steps=6, batch=4, context=9)
+    assert len(batches) == 6
+    for (window,) in batches:
+        assert window.shape == (4, 10)
+        assert (np.diff(window) == 1).all()
 
 
 @pytest.mark.slow
@@ -161,6 +194,16 @@ def test_lstm_tagger_trains_and_scores(tmp_path):
     output = run("lstm_tagger.py", *TINY["lstm_tagger.py"], "--steps", "5", "--every", "2", "--out", str(tmp_path))
     assert re.fullmatch(r"final: accuracy \d+\.\d\d% of held-out characters, macro F1 \d\.\d{3}", final(output))
     files_of(tmp_path, "lstm_tagger")
+
+
+def test_lstm_tagger_batches(lstm_tagger):
+    lines = np.arange(10, dtype=np.int32)
+    train_set = lines[:, None] + 1, lines + 2, lines[:, None] + 3
+    batches = batches_are_of_the_seed_and_the_step(lstm_tagger, train_set, steps=5, batch=4)
+    assert len(batches) == 5
+    assert all((a[:, 0] == lengths - 1).all() and (b[:, 0] == lengths + 1).all() for a, lengths, b in batches)
+    drawn = np.concatenate([lengths for _, lengths, _ in batches])
+    assert all(sorted(part) == list(range(2, 12)) for part in (drawn[:10], drawn[10:]))  # each line once, then again
 
 
 @pytest.mark.slow
