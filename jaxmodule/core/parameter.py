@@ -64,7 +64,8 @@ class Parameter(Box):
     Attributes:
         value: the array; alias `data`.
         grad: the gradient that `jm.backward` has added up, or None.
-        name_hint: the dotted name that `Module.parameters()` last listed it under, for optimizers; or "".
+        name_hint: the dotted name that `Module.parameters()` or `named_parameters()` listed it under, for optimizers;
+            or "".
 
     Example:
         >>> import jax.numpy as jnp
