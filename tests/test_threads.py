@@ -195,3 +195,18 @@ def test_no_two_threads_draw_the_same_mask(how):
     masks = together(lambda i: [bytes(jax.device_get(call(x) if how == "eager" else call(drop, x))) for _ in range(20)])
     assert len({mask for found in masks for mask in found}) == 20 * THREADS
     assert int(jm.get_rng_state()[-1]) == 1 + 20 * THREADS
+
+
+def test_a_callback_that_draws_from_the_same_generator_is_an_error_and_no_hang():
+    drop = nn.Dropout()
+
+    def draw(x):
+        jm.random.next_key()
+        return x
+
+    @jm.jit
+    def call(drop, x):
+        return jax.pure_callback(draw, x, drop(x))
+
+    with pytest.raises(jm.StateError, match=r"times in a row others have drawn(.|\n)*jm\.use_rng"):
+        call(drop, jnp.ones(4))

@@ -7,7 +7,7 @@ the output pytree: so whatever trace JAX picks for a call, the caller gets that 
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -22,6 +22,14 @@ from ..core.overlay import CLOSED_OVER, PASS_IT, Overlay, meet, overlaid
 from ..core.parameter import GradBox, ParamName
 from ..core.registry import Registry
 from ..core.structure import Layout, flatten_args, layout_of, unflatten_args
+
+_MOST_ATTEMPTS = 100
+_DRAWN = f"{_MOST_ATTEMPTS} times in a row others have drawn from this generator while a compiled function did."
+_OWN_GENERATOR = (
+    "Other threads, or a callback in the function, draw from it all the time. Give each a generator of its own:\n"
+    "`with jm.use_rng(jm.Generator(seed)): ...`."
+)
+_NOTHING = nullcontext()
 
 
 class Spec:
@@ -77,11 +85,12 @@ class Plan:
         eager = tls.overlay is None and trace_state() is None
         if self.program.donate and self.program.draws and eager:  # it can run only once
             with self._drawing():
-                return self._attempt(objects, leaves, False)
-        while True:
+                return self._attempt(objects, leaves, eager)
+        for _ in range(_MOST_ATTEMPTS):
             found = self._attempt(objects, leaves, eager)
             if found is not None:
                 return found
+        raise StateError(_DRAWN, _OWN_GENERATOR, self._generators[-1])
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
@@ -91,10 +100,10 @@ class Plan:
                 stack.enter_context(box.lock)
             yield
 
-    def _attempt(self, objects: list[Any], leaves: list[Any], alone: bool) -> Any:
-        """One run; None, with nothing done, if `alone` and another thread has drawn the same random numbers."""
+    def _attempt(self, objects: list[Any], leaves: list[Any], eager: bool) -> Any:
+        """One run; None, with nothing done, if another thread has drawn the same random numbers meanwhile."""
         program = self.program
-        before = [box._value for box in self._generators] if alone else []
+        before = [box._value for box in self._generators]
         values = self.layout.values()
         if program.donate:
             values = _unaliased(values, self.layout.boxes, leaves)
@@ -118,14 +127,11 @@ class Plan:
             written = self._written[spec] = (boxes, plain, draws)
             program.draws |= draws
         boxes, plain, draws = written
-        fast = plain and tls.overlay is None and trace_state() is None
-        if draws and alone:
-            with self._drawing():
-                if not program.donate and any(a._value is not b for a, b in zip(self._generators, before, strict=True)):
-                    return None
-                spec.effects.apply(arrays, self.member, boxes, fast)
-        else:
-            spec.effects.apply(arrays, self.member, boxes, fast)
+        with self._drawing() if draws and eager else _NOTHING:
+            drawn = any(box._value is not value for box, value in zip(self._generators, before, strict=True))
+            if drawn and draws and eager and not program.donate:
+                return None
+            spec.effects.apply(arrays, self.member, boxes, plain and eager)
         for watcher in self.watchers:
             watcher.returned()
         return spec, output(spec, out, self.member)
