@@ -48,8 +48,9 @@ if _HAS_ORACLE:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=0, help="seed of numpy and of jaxmodule at the start of each test")
     parser.addoption(
-        "--slow", choices=["none", "part", "all"], default="none", help="tests marked slow: none, every eighth, or all"
+        "--slow", choices=["none", "part", "all"], default="none", help="tests marked slow: none, every 16th, or all"
     )
+    parser.addoption("--every", type=int, default=1, metavar="N", help="of the tests with parameters only every Nth")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -61,14 +62,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _HERE / "parity" in item.path.parents:
             item.add_marker(pytest.mark.parity)
-    slow = config.getoption("--slow")
-    if slow == "all":
-        return
-    left_out = [
-        item
-        for item in items
-        if item.get_closest_marker("slow") and (slow == "none" or zlib.crc32(item.nodeid.encode()) % 8)
-    ]
+    slow, nth = config.getoption("--slow"), config.getoption("--every")
+    share = {"none": 0, "part": 16, "all": 1}[slow]
+
+    def wanted(item: pytest.Item) -> bool:
+        number = zlib.crc32(item.nodeid.encode())
+        if item.get_closest_marker("slow"):
+            return share > 0 and number % share == 0
+        return "[" not in item.name or number % nth == 0
+
+    left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         gone = set(map(id, left_out))
