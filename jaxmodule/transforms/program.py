@@ -4,6 +4,7 @@ A `Program` belongs to one structure. Each of its traces describes itself in a `
 the output pytree: so whatever trace JAX picks for a call, the caller gets that trace's description with the arrays.
 """
 
+import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ _OWN_GENERATOR = (
     "`with jm.use_rng(jm.Generator(seed)): ...`."
 )
 _NOTHING = nullcontext()
+_raw_value = operator.attrgetter("_value")
 
 
 class Spec:
@@ -103,7 +105,7 @@ class Plan:
     def _attempt(self, objects: list[Any], leaves: list[Any], eager: bool) -> Any:
         """One run; None, with nothing done, if another thread has drawn the same random numbers meanwhile."""
         program = self.program
-        before = [box._value for box in self._generators]
+        before = list(map(_raw_value, self._generators))
         values = self.layout.values()
         if program.donate:
             values = _unaliased(values, self.layout.boxes, leaves)
@@ -127,9 +129,9 @@ class Plan:
             written = self._written[spec] = (boxes, plain, draws)
             program.draws |= draws
         boxes, plain, draws = written
-        with self._drawing() if draws and eager else _NOTHING:
-            drawn = any(box._value is not value for box, value in zip(self._generators, before, strict=True))
-            if drawn and draws and eager and not program.donate:
+        alone = draws and eager
+        with self._drawing() if alone else _NOTHING:
+            if alone and not program.donate and any(map(operator.is_not, map(_raw_value, self._generators), before)):
                 return None
             spec.effects.apply(arrays, self.member, boxes, plain and eager)
         for watcher in self.watchers:
