@@ -272,7 +272,7 @@ def main() -> None:
     add("--data", type=Path, help="a text file, or a folder of them (default: Python's standard library)")
     add("--out", type=Path, default=Path("out/char_gpt"), help="folder for checkpoints, weights and figure")
     add("--fresh", action="store_true", help="begin again, though there are checkpoints")
-    add("--steps", type=int, default=1200, help="batches to train on (default 1200)")
+    add("--steps", type=int, default=900, help="batches to train on (default 900)")
     add("--every", type=int, default=100, help="steps between checkpoints (default 100)")
     add("--batch", type=int, default=16, help="stretches of text in a batch (default 16)")
     add("--lr", type=float, default=3e-3, help="learning rate after the warm-up (default 0.003)")

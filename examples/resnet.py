@@ -288,7 +288,7 @@ def main() -> None:
     add("--data", type=Path, metavar="FOLDER", help="of CIFAR-10: data_batch_1 to 5, test_batch (default: digits)")
     add("--width", type=int, default=16, help="channels of the first stage (default 16)")
     add("--depth", type=int, default=8, help="layers: 8, 14, 20, ... (default 8)")
-    add("--epochs", type=int, default=20, help="passes over the training images (default 20)")
+    add("--epochs", type=int, default=14, help="passes over the training images (default 14)")
     add("--every", type=int, default=1, help="epochs between checkpoints (default 1)")
     add("--batch", type=int, default=64, help="images in a batch (default 64)")
     add("--lr", type=float, default=0.1, help="learning rate after the warm-up (default 0.1)")
