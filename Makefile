@@ -2,7 +2,8 @@
 #
 #   PYTHON=python3.12   the interpreter for the virtual environment
 #   JAX_VERSION=0.10.0  this JAX instead of the newest one that pip finds, in an environment of its own
-#   PYTEST_ARGS="-k x"  more arguments for pytest; --slow=all for every sweep
+#   PYTEST_ARGS="-k x"  more arguments for pytest. Of sweeps with many cases a run of the whole suite has a third;
+#                       --every=1 for all of them, --slow=all for the slow ones too
 #   WORKERS=auto        pytest-xdist's -n
 
 PYTHON ?= python3
@@ -46,7 +47,7 @@ examples: $(VENV)/.with-test  ## run every example (about 15 minutes), write the
 # Without a working torch tests/parity isn't collected; here that must be an error.
 test: $(VENV)/.with-test  ## the whole suite, with torch as the oracle
 	@$(BIN)/python -c 'import jax, torch; print(f"jax {jax.__version__}, oracle torch {torch.__version__}")'
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 test-newest:  ## the suite without the oracle: newest JAX, newest Python on this machine
 	@python=$$(.ci/newest-python); \
@@ -58,7 +59,7 @@ test-newest:  ## the suite without the oracle: newest JAX, newest Python on this
 .PHONY: test-no-oracle
 test-no-oracle: $(VENV)/.with-test-no-oracle
 	@$(BIN)/python -c 'import jax, sys; print(f"jax {jax.__version__}, Python {sys.version.split()[0]}, no oracle")'
-	$(BIN)/python -m pytest -n $(WORKERS) --ignore=tests/parity $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=tests/parity $(PYTEST_ARGS)
 
 lint: $(VENV)/.with-dev  ## ruff check
 	$(BIN)/ruff check .
@@ -74,7 +75,7 @@ types: $(VENV)/.with-dev  ## pyright on the package
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 doctest: $(VENV)/.with-test  ## every example of the docstrings, README.md and docs/
-	$(BIN)/python -m pytest -n $(WORKERS) tests/test_docs.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/test_docs.py $(PYTEST_ARGS)
 
 docs: $(VENV)/.with-docs  ## docs/ as a site in ./site
 	$(BIN)/mkdocs build --strict --quiet

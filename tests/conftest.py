@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,12 @@ _FLAGS = ["--xla_force_host_platform_device_count=4"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The suite compiles thousands of tiny programs and runs each once: XLA's older emitters compile in half of the time.
-# The newest JAX has no such switch: there everything runs as it does for users.
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11) and "CODEGEN_AS_SHIPPED" not in os.environ:
-    _FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=1"]
+# The suite compiles thousands of tiny programs and runs each once: with little optimization, and by XLA's older
+# emitters where JAX still has them, that takes half of the time. With CODEGEN_AS_SHIPPED all is as it is for users.
+if "CODEGEN_AS_SHIPPED" not in os.environ:
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+        _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -34,6 +37,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 _HERE = Path(__file__).parent
+#: A test of so many cases is a sweep, which `--every` thins.
+_SWEEP = 5
 _HAS_ORACLE = importlib.util.find_spec("torch") is not None
 
 # Not a skip: where torch isn't installed these tests don't exist (the newest-JAX run). `make test` fails without torch.
@@ -50,7 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow", choices=["none", "part", "all"], default="none", help="tests marked slow: none, every 16th, or all"
     )
-    parser.addoption("--every", type=int, default=1, metavar="N", help="of the tests with parameters only every Nth")
+    parser.addoption(
+        "--every",
+        type=int,
+        metavar="N",
+        help="of a test with many cases only every Nth (default: 3 where the whole suite is run, 1 for chosen files)",
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -63,13 +73,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if _HERE / "parity" in item.path.parents:
             item.add_marker(pytest.mark.parity)
     slow, nth = config.getoption("--slow"), config.getoption("--every")
+    if nth is None:
+        nth = 3 if [Path(arg).resolve() for arg in config.args] == [_HERE] else 1
     share = {"none": 0, "part": 16, "all": 1}[slow]
+    cases = Counter(item.nodeid.partition("[")[0] for item in items)
 
     def wanted(item: pytest.Item) -> bool:
         number = zlib.crc32(item.nodeid.encode())
         if item.get_closest_marker("slow"):
             return share > 0 and number % share == 0
-        return "[" not in item.name or number % nth == 0
+        sweep = cases[item.nodeid.partition("[")[0]] >= _SWEEP and not item.get_closest_marker("each")
+        return not sweep or number % nth == 0
 
     left_out = [item for item in items if not wanted(item)]
     if left_out:
@@ -85,6 +99,16 @@ def _seeded(request: pytest.FixtureRequest) -> None:
     jm.manual_seed(seed)
     if _HAS_ORACLE:
         torch.manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Compile as for users: for tests of the last bits of a number."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -50,6 +50,7 @@ def runs(page: Path) -> bool:
     return all(can_run(code) for _, title, code in blocks(page) if title not in OTHERS)
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_page(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other in one namespace, as a reader would type them in."""
@@ -92,6 +93,7 @@ def documented() -> list[doctest.DocTest]:
     return list({(test.filename, test.lineno, test.name): test for test in tests}.values())
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("example", documented(), ids=lambda example: example.name)
 def test_docstring(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -24,15 +24,6 @@ SCRIPT = "resnet.py"
 TINY = "--width 2 --batch 50".split()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """Compiling is most of what the short runs here do."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def resnet():
     parts = runpy.run_path(str(EXAMPLES / SCRIPT))
@@ -88,7 +79,6 @@ def test_help_names_the_options_and_what_to_change_for_a_gpu(monkeypatch, capsys
 
 
 def test_trains(cifar, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     settings = ["--data", str(cifar[0]), *"--batch 20 --width 2 --epochs 1".split()]
     output = run(SCRIPT, *settings, "--out", str(tmp_path))
     assert re.fullmatch(r"final: accuracy \d+\.\d\d% \(EMA \d+\.\d\d%\) on 12 held-out images", final(output))

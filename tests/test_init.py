@@ -13,6 +13,8 @@ from jaxmodule import nn
 from jaxmodule.core import fill
 from jaxmodule.nn import init
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 SMALL, LARGE = fill._CHUNKS
 SHAPES = [
     (),

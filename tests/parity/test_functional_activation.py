@@ -21,6 +21,8 @@ from jaxmodule import nn
 from jaxmodule.nn import functional as F
 from tests.parity.oracle import assert_close, compare, same_error, to_numpy, to_torch
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 INF, NAN = float("inf"), float("nan")
 
 #: name, arguments after the input, where the function or its gradient has a kink

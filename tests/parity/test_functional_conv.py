@@ -123,7 +123,7 @@ def test_spellings_have_derivatives_in_both_modes(case: str) -> None:
     x, w, options = SPELLED[case]
     arrays = jnp.asarray(normal(*x)), jnp.asarray(normal(*w, seed=1))
     convolve = jax.jit(conv_of(x, **options))
-    check_grads(convolve, arrays, order=2, rtol=1e-2, atol=1e-2)
+    check_grads(convolve, arrays, order=2, rtol=2e-2, atol=2e-2)
     hessian = jax.hessian(lambda w: jnp.sum(jnp.square(convolve(arrays[0], w))))(arrays[1])
     assert hessian.shape == 2 * w
     value, linear = jax.linearize(convolve, *arrays)
