@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter for the virtual environment
 #   JAX_VERSION=0.10.0  this JAX instead of the newest one that pip finds, in an environment of its own
-#   PYTEST_ARGS="-k x"  more arguments for pytest. Of sweeps with many cases a run of the whole suite has a third;
+#   PYTEST_ARGS="-k x"  more arguments for pytest. Of sweeps with many cases a run of the whole suite has a quarter;
 #                       --every=1 for all of them, --slow=all for the slow ones too
 #   WORKERS=auto        pytest-xdist's -n
 

@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--every",
         type=int,
         metavar="N",
-        help="of a test with many cases only every Nth (default: 3 where the whole suite is run, 1 for chosen files)",
+        help="of a test with many cases only every Nth (default: 4 where the whole suite is run, 1 for chosen files)",
     )
 
 
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.parity)
     slow, nth = config.getoption("--slow"), config.getoption("--every")
     if nth is None:
-        nth = 3 if [Path(arg).resolve() for arg in config.args] == [_HERE] else 1
+        nth = 4 if [Path(arg).resolve() for arg in config.args] == [_HERE] else 1
     share = {"none": 0, "part": 16, "all": 1}[slow]
     cases = Counter(item.nodeid.partition("[")[0] for item in items)
 
@@ -109,6 +109,7 @@ def optimized() -> Iterator[None]:
     jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")
