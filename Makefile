@@ -45,7 +45,7 @@ examples: $(VENV)/.with-test  ## run every example (about 15 minutes), write the
 	$(BIN)/python examples/run_all.py $(EXAMPLES_ARGS)
 
 # Without a working torch tests/parity isn't collected; here that must be an error.
-test: $(VENV)/.with-test  ## the whole suite, with torch as the oracle
+test: $(VENV)/.with-test  ## the suite (a quarter of its sweeps), with torch as the oracle
 	@$(BIN)/python -c 'import jax, torch; print(f"jax {jax.__version__}, oracle torch {torch.__version__}")'
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 

@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The suite compiles thousands of tiny programs and runs each once: with little optimization, and by XLA's older
-# emitters where JAX still has them, that takes half of the time. With CODEGEN_AS_SHIPPED all is as it is for users.
+# emitters where JAX still has them, that takes less time. With CODEGEN_AS_SHIPPED all is as it is for users.
 if "CODEGEN_AS_SHIPPED" not in os.environ:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
